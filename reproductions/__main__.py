@@ -1,0 +1,5 @@
+"""``python -m reproductions`` is the ``matchmark`` command."""
+
+from reproductions.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""Claims: every published number as data, with its paper version, table, protocol, source and tolerance."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Claim(_Strict):
+    """One published number. ``interval`` is the published half-width; None where none was printed."""
+
+    paper: str
+    version: str
+    table: str
+    row: str
+    column: str
+    metric: str
+    unit: str
+    direction: Literal["higher", "lower"]
+    value: float
+    interval: float | None
+    data: str
+    protocol: str
+    source: str
+    tolerance: float
+    tolerance_reason: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.table, self.row, self.column
+
+
+class _Cell(_Strict):
+    row: str
+    column: str
+    value: float
+    interval: float | None = None
+    version: str | None = None
+    source: str | None = None
+
+
+class _Table(_Strict):
+    """One published table: what its numbers share, and its cells. A cell may name another version or source."""
+
+    id: str
+    title: str
+    version: str
+    metric: str
+    unit: str
+    direction: Literal["higher", "lower"]
+    data: str
+    protocol: str
+    source: str
+    tolerance: float
+    tolerance_reason: str
+    cells: list[_Cell]
+
+
+class Paper(_Strict):
+    """A paper and everything it claims that is reproduced or could be."""
+
+    name: str
+    title: str
+    authors: str
+    link: str
+    needs: str
+    table: list[_Table]
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        shared = ("metric", "unit", "direction", "data", "protocol", "tolerance", "tolerance_reason")
+        return tuple(
+            Claim(
+                paper=self.name,
+                table=t.id,
+                row=c.row,
+                column=c.column,
+                value=c.value,
+                interval=c.interval,
+                version=c.version or t.version,
+                source=c.source or t.source,
+                **{name: getattr(t, name) for name in shared},
+            )
+            for t in self.table
+            for c in t.cells
+        )
+
+    def claim(self, table: str, row: str, column: str) -> Claim:
+        """The claim of that cell; KeyError when the paper makes none."""
+        return {c.key: c for c in self.claims}[table, row, column]
+
+
+@cache
+def load_paper(name: str) -> Paper:
+    """The claims of ``reproductions/<name>/claims.toml``.
+
+    Raises:
+        ValueError: the file breaks the schema, or two claims share a cell.
+    """
+    path = Path(__file__).parent / name / "claims.toml"
+    try:
+        paper = Paper.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ValueError(f"{path.name} of {name} is not valid: {error}") from error
+    keys = [c.key for c in paper.claims]
+    if twice := {k for k in keys if keys.count(k) > 1}:
+        raise ValueError(f"{path.name} of {name} claims these cells twice: {sorted(twice)}")
+    return paper

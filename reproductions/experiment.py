@@ -1,0 +1,253 @@
+"""The pipeline's runner: rows are measured one at a time, kept as soon as they are, and never measured twice.
+
+A paper's ``experiment.py`` says which rows there are and how one is measured; here they are run, in parallel where
+asked, each result is stored under the hash of everything it depends on, and the tables are written again after every
+row. Killing the process loses the row in progress and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import joblib
+import torch
+from filelock import FileLock, Timeout
+
+from reproductions import PAPERS, UserError
+from reproductions.claims import Claim, Paper, load_paper
+from reproductions.metrics import METRICS
+from reproductions.provenance import RunRecord, library_versions
+from reproductions.report import write_tables
+from reproductions.statistics import Estimate, mean_interval, verdict
+from reproductions.storage import Cache, content_hash, source_hash
+
+Advance = Callable[[str, float], None]
+"""Told what is being done and which fraction of it is finished."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a table: what it is and everything it depends on.
+
+    Attributes:
+        solver, settings: as recorded in the table; ``settings`` is all that ``measure`` needs to know.
+        data: name of the data set; ``data_hash`` its content.
+        claim: the published number that stands beside it, None where none was found.
+    """
+
+    table: str
+    row: str
+    column: str
+    metric: str
+    solver: str
+    settings: dict[str, Any]
+    tier: str
+    data: str
+    data_hash: str
+    claim: Claim | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.row}, {self.column}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is measured, without what was published about it."""
+        return {k: v for k, v in asdict(self).items() if k != "claim"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose: where results go, which device and seed, how many rows at once."""
+
+    results: Path
+    device: str = "cpu"
+    seed: int = 0
+    jobs: int = 1
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.results / "cache")
+
+
+class Experiment(Protocol):
+    """What a paper's ``experiment.py`` offers."""
+
+    def rows(self, options: Options) -> list[Row]:
+        """The rows of the embedded tier."""
+
+    def prepare(self, options: Options, advance: Advance) -> None:
+        """What all rows share (trained weights, features): computed once, cached, resumable."""
+
+    def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
+        """The samples whose mean is the row's number; ``advance`` is told the finished fraction."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row as it stands in the table: measured, or not run and why."""
+
+    paper: str
+    row: Row
+    estimate: Estimate | None
+    verdict: str
+    reason: str
+    seconds: float | None = None
+    run: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The columns of the table on disk, in order."""
+        row, claim, estimate = self.row, self.row.claim, self.estimate
+        metric = METRICS[row.metric]
+        settings = ", ".join(f"{k}={v}" for k, v in row.settings.items())
+        return {
+            "paper": self.paper,
+            "table": row.table,
+            "row": row.row,
+            "column": row.column,
+            "metric": row.metric,
+            "unit": metric.unit,
+            "tier": row.tier,
+            "data": row.data,
+            "solver": row.solver,
+            "settings": settings,
+            "measured": estimate and round(estimate.mean, 6),
+            "ci_low": estimate and round(estimate.low, 6),
+            "ci_high": estimate and round(estimate.high, 6),
+            "n": estimate and estimate.n,
+            "published": claim and claim.value,
+            "published_ci": claim and claim.interval,
+            "tolerance": claim and claim.tolerance,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "seconds": self.seconds and round(self.seconds, 1),
+            "run": self.run,
+        }
+
+
+@dataclass
+class Outcome:
+    """What a run did: its results, and how many of them it took from earlier runs."""
+
+    paper: Paper
+    results: list[Result] = field(default_factory=list)
+    reused: int = 0
+    measured: int = 0
+    files: list[Path] = field(default_factory=list)
+
+
+def load_experiment(paper: str) -> Experiment:
+    """The experiment of a paper.
+
+    Raises:
+        UserError: no such paper.
+    """
+    if paper not in PAPERS:
+        raise UserError(f"there is no paper {paper!r}; the papers are: {', '.join(PAPERS)}")
+    return import_module(f"reproductions.{paper}.experiment")
+
+
+def reproduce(paper: str, options: Options, advance: Advance = lambda what, fraction: None) -> Outcome:
+    """Measure every row of a paper that is not yet known, and write its tables.
+
+    Raises:
+        UserError: another run holds the same results folder.
+    """
+    experiment, published = load_experiment(paper), load_paper(paper)
+    options.cache.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(options.cache.folder / f"{paper}.lock", timeout=0):
+            return _reproduce(paper, experiment, published, options, advance)
+    except Timeout:
+        raise UserError(
+            f"another run is writing the results of {paper} in {options.results}; wait for it, or use --results"
+        ) from None
+
+
+def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Options, advance: Advance) -> Outcome:
+    rows = experiment.rows(options)
+    keys = [_key(row, options) for row in rows]
+    stored = [options.cache.read_json("rows", key) for key in keys]
+    missing = [k for k, known in enumerate(stored) if known is None]
+    outcome = Outcome(published, reused=len(rows) - len(missing), measured=len(missing))
+
+    def write() -> None:
+        results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
+        outcome.results = results + _not_run(published)
+        outcome.files = write_tables(published, [r.record() for r in outcome.results], options.results / paper)
+
+    if missing:
+        record = RunRecord(options.results / "runs", paper, "embedded", options.device, options.seed)
+        record.fields["data"] = {row.data: row.data_hash for row in rows}
+        record.write()
+        experiment.prepare(options, advance)
+        for k, samples, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
+            stored[k] = known = {"estimate": asdict(mean_interval(samples)), "seconds": seconds, "run": record.id}
+            options.cache.write_json("rows", keys[k], known)
+            record.fields["rows"].append({**rows[k].identity, "samples": list(samples), **known})
+            record.write()
+            write()
+        record.finish()
+    write()
+    return outcome
+
+
+def _measured(
+    paper: str, experiment: Experiment, rows: dict[int, Row], options: Options, advance: Advance
+) -> Iterator[tuple[int, Sequence[float], float]]:
+    """(number, samples, seconds) of each row as it gets done; with several jobs, in whatever order."""
+    if options.jobs == 1:
+        for done, (k, row) in enumerate(rows.items(), start=1):
+            label = f"row {done} of {len(rows)}: {row.title}"
+            start = time.perf_counter()
+            samples = experiment.measure(row, options, partial(advance, label))
+            yield k, samples, time.perf_counter() - start
+        return
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    tasks = (joblib.delayed(_in_worker)(paper, k, row, options, threads) for k, row in rows.items())
+    finished = joblib.Parallel(n_jobs=options.jobs, return_as="generator_unordered")(tasks)
+    advance(f"0 of {len(rows)} rows, {options.jobs} at once", 0.0)
+    for done, result in enumerate(finished, start=1):
+        yield result
+        advance(f"{done} of {len(rows)} rows, {options.jobs} at once", done / len(rows))
+
+
+def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> tuple[int, Sequence[float], float]:
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    samples = load_experiment(paper).measure(row, options, lambda fraction: None)
+    return k, samples, time.perf_counter() - start
+
+
+def _key(row: Row, options: Options) -> str:
+    """The hash of everything the row's number depends on: itself, the code, the libraries, seed and device."""
+    return content_hash(row.identity, source_hash(), library_versions(), options.seed, options.device)
+
+
+def _result(paper: str, row: Row, stored: dict[str, Any] | None) -> Result:
+    if stored is None:
+        what, why = verdict(row.claim, None, row.data, "this row is still to be measured: run the command again")
+        return Result(paper, row, None, what, why)
+    estimate = Estimate(**stored["estimate"])
+    what, why = verdict(row.claim, estimate, row.data)
+    return Result(paper, row, estimate, what, why, stored["seconds"], stored["run"])
+
+
+def _not_run(published: Paper) -> list[Result]:
+    """Every claim on the paper's own data, which no embedded row can stand for."""
+    why = f"needs {published.needs}"
+    return [
+        Result(
+            published.name,
+            Row(c.table, c.row, c.column, c.metric, "", {}, "paper", c.data, "", c),
+            None,
+            *verdict(c, None, c.data, why),
+        )
+        for c in published.claims
+    ]

@@ -1,0 +1,150 @@
+"""What people read: tables as csv and markdown, figures, and the report page made from the tables on disk."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from reproductions.claims import Paper
+from reproductions.storage import write_atomically
+
+COLUMNS = [
+    "paper", "table", "row", "column", "metric", "unit", "tier", "data", "solver", "settings", "measured", "ci_low",
+    "ci_high", "n", "published", "published_ci", "tolerance", "verdict", "reason", "seconds", "run",
+]  # fmt: skip
+
+
+def write_tables(paper: Paper, records: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows."""
+    frame = pd.DataFrame(records, columns=COLUMNS)
+    frame["n"] = frame["n"].astype("Int64")
+    written = []
+    for name, table in frame.groupby("table", sort=False):
+        files: dict[Path, str | bytes] = {
+            folder / f"{name}.csv": table.to_csv(index=False, lineterminator="\n"),
+            folder / f"{name}.md": markdown(paper, str(name), table),
+        }
+        if table["measured"].notna().any():
+            files[folder / f"{name}.png"] = figure(str(name), table)
+        for path, content in files.items():
+            write_atomically(path, content)
+        written += list(files)
+    return written
+
+
+def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
+    """The tables on disk: paper → table → rows."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for path in sorted(results.glob("*/*.csv")):
+        table = pd.read_csv(path)
+        if list(table.columns) == COLUMNS:
+            found.setdefault(path.parent.name, {})[path.stem] = table
+    return found
+
+
+def measured_text(row: pd.Series) -> str:
+    """``65.91 ± 0.82``, or a dash where nothing was measured."""
+    if pd.isna(row["measured"]):
+        return "–"
+    return f"{row['measured']:.2f} ± {(row['ci_high'] - row['ci_low']) / 2:.2f}"
+
+
+def published_text(row: pd.Series) -> str:
+    """The published number with its interval, or a dash where none was found."""
+    if pd.isna(row["published"]):
+        return "–"
+    interval = "" if pd.isna(row["published_ci"]) else f" ± {row['published_ci']:.2f}"
+    return f"{row['published']:.2f}{interval}"
+
+
+def markdown(paper: Paper, name: str, table: pd.DataFrame) -> str:
+    """The table for reading: measured beside published, then verdicts, data and sources."""
+    shown = pd.DataFrame(
+        {
+            "row": table["row"],
+            "column": table["column"],
+            "measured (95 %)": [measured_text(r) for _, r in table.iterrows()],
+            "n": table["n"].map(lambda n: "–" if pd.isna(n) else str(n)),
+            "published": [published_text(r) for _, r in table.iterrows()],
+            "verdict": table["verdict"],
+            "why": table["reason"],
+        }
+    )
+    if table["measured"].isna().all():
+        shown = shown.drop(columns=["measured (95 %)", "n"])
+    first = table.iloc[0]
+    lines = [
+        f"# {paper.name}: {name.replace('_', ' ')}",
+        f"{paper.authors}, *{paper.title}*, {paper.link}",
+        f"{first['metric'].replace('_', ' ')} in {first['unit']}; tier: {', '.join(table['tier'].unique())}; "
+        f"data: {', '.join(table['data'].unique())}.",
+        shown.to_markdown(index=False, disable_numparse=True),
+    ]
+    if sources := _sources(paper, table):
+        lines += ["Published numbers:", "\n".join(f"- {s}" for s in sources)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _sources(paper: Paper, table: pd.DataFrame) -> list[str]:
+    """Where the published numbers of a table come from, each once."""
+    values = {(r["column"], r["published"]) for _, r in table.iterrows() if pd.notna(r["published"])}
+    claims = [c for c in paper.claims if (c.column, c.value) in values]
+    told = (
+        f"{c.data}, {c.version}: {c.protocol}. Source: {c.source}. Tolerance {c.tolerance:g}: {c.tolerance_reason}."
+        for c in claims
+    )
+    return list(dict.fromkeys(told))
+
+
+def figure(name: str, table: pd.DataFrame) -> bytes:
+    """Horizontal bars with 95 % intervals, one panel a column, as a PNG."""
+    measured = table[table["measured"].notna()]
+    columns = list(measured["column"].unique())
+    names = list(measured["row"].unique())
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
+        fig = Figure(figsize=(2.4 + 3.6 * len(columns), 1.3 + 0.45 * len(names)), layout="constrained")
+        panels = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for panel, column in zip(panels, columns, strict=True):
+            part = measured[measured["column"] == column].set_index("row").reindex(names)
+            centre = part["measured"]
+            error = [centre - part["ci_low"], part["ci_high"] - centre]
+            panel.barh(names, centre, xerr=error, color=[colours[n] for n in names], error_kw={"capsize": 3})
+            panel.bar_label(panel.containers[-1], [f"{v:.1f}" for v in centre], label_type="center", color="white")
+            panel.set_title(column)
+            panel.set_xlabel(f"{part['metric'].iloc[0].replace('_', ' ')} ({part['unit'].iloc[0]})")
+            panel.grid(axis="y", visible=False)
+        panels[0].invert_yaxis()
+        fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_report(results: Path) -> Path:
+    """The report page ``results/report/index.html``, made from the tables on disk; it needs no network."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reproductions", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"measured": measured_text, "published": published_text}
+    papers = {
+        paper: {name: [row for _, row in table.iterrows()] for name, table in tables.items()}
+        for paper, tables in read_tables(results).items()
+    }
+    figures = {
+        (paper, name)
+        for paper, tables in papers.items()
+        for name in tables
+        if (results / paper / f"{name}.png").exists()
+    }
+    path = results / "report" / "index.html"
+    write_atomically(path, environment.get_template("report.html.j2").render(papers=papers, figures=figures))
+    return path

@@ -1,0 +1,63 @@
+"""Confidence intervals, and the verdict on a measured number beside a published one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from reproductions.claims import Claim
+
+Verdict = Literal["agrees", "differs", "inconclusive", "not comparable", "not run"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n items with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+def mean_interval(samples: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean ± 1.96 σ/√n with the population σ, as the few-shot literature prints it (DeepEMD, utils of its code).
+
+    Raises:
+        ValueError: no sample, or one that is not finite.
+    """
+    x = np.asarray(samples, dtype=np.float64)
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"an interval needs finite samples, and of these {x.size} are {np.isfinite(x).sum()} finite")
+    half = 1.96 * x.std() / np.sqrt(x.size)
+    return Estimate(x.mean().item(), (x.mean() - half).item(), (x.mean() + half).item(), x.size)
+
+
+def verdict(claim: Claim | None, measured: Estimate | None, data: str, why_not_run: str = "") -> tuple[Verdict, str]:
+    """What a measured number says about a published one, and why.
+
+    A number measured on other data than the paper's never agrees. On the paper's own data it *agrees* when the
+    published value lies within the measured interval widened by the claim's tolerance, is *inconclusive* when the
+    interval is wider than that tolerance, and else *differs*.
+    """
+    if measured is None:
+        return "not run", why_not_run
+    if claim is None:
+        return "not comparable", "no published number was found for this row"
+    if data != claim.data:
+        return "not comparable", f"measured on {data}, published for {claim.data}"
+    if measured.half_width > claim.tolerance:
+        return (
+            "inconclusive",
+            f"the interval ± {measured.half_width:.2g} is wider than the tolerance {claim.tolerance:g}",
+        )
+    inside = measured.low - claim.tolerance <= claim.value <= measured.high + claim.tolerance
+    gap = f"{measured.mean - claim.value:+.2f} {claim.unit}"
+    return ("agrees" if inside else "differs"), f"{gap} against the published value, tolerance {claim.tolerance:g}"

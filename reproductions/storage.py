@@ -1,0 +1,99 @@
+"""Files that are either whole or absent: atomic writes, content hashes, and the cache built on them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("solvers", "reproductions")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a killed writer, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp makes files private; give this one the permissions open() would
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def content_hash(*parts: Any) -> str:
+    """Sha256 over arrays (dtype, shape and bytes) and anything JSON can write, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        elif isinstance(part, bytes):
+            digest.update(part)
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def source_hash(files: tuple[Path, ...] | None = None) -> str:
+    """Hash of these source files, or of all code and claims of the project: cached results die with the code."""
+    if files is None:
+        root = Path(__file__).parent.parent
+        found = (p for package in PACKAGES for p in (root / package).rglob("*"))
+        files = tuple(sorted(p for p in found if p.suffix in (".py", ".toml")))
+    return content_hash(*(part for p in files for part in (p.name, p.read_bytes())))
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Files under one folder, named by kind and by the hash of everything they depend on.
+
+    A file that cannot be read back is computed again, never trusted.
+    """
+
+    folder: Path
+
+    def path(self, kind: str, key: str, suffix: str) -> Path:
+        return self.folder / kind / f"{key[:32]}{suffix}"
+
+    def read_json(self, kind: str, key: str) -> Any | None:
+        try:
+            return json.loads(self.path(kind, key, ".json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write_json(self, kind: str, key: str, value: Any) -> None:
+        write_atomically(self.path(kind, key, ".json"), json.dumps(value, indent=1, allow_nan=False))
+
+    def arrays(
+        self, kind: str, key: str, make: Callable[[], dict[str, np.ndarray]], names: Iterable[str]
+    ) -> dict[str, np.ndarray]:
+        """The named arrays, made once."""
+        path = self.path(kind, key, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in names}
+        except (FileNotFoundError, ValueError, KeyError, OSError, EOFError):
+            made = make()
+        buffer = io.BytesIO()
+        np.savez(buffer, **made)  # type: ignore[arg-type]
+        write_atomically(path, buffer.getvalue())
+        return made

@@ -1,0 +1,36 @@
+"""Solvers that match things, behind one interface.
+
+>>> import numpy as np
+>>> from solvers import TransportProblem, solve
+>>> solution = solve(TransportProblem(np.array([[0.0, 1.0], [1.0, 0.0]])), "emd")
+>>> float(solution.value), solution.status.name
+(0.0, 'OPTIMAL')
+"""
+
+from solvers.problems import (
+    AssignmentProblem,
+    InvalidProblem,
+    QuadraticAssignmentProblem,
+    TransportProblem,
+)
+from solvers.registry import UnknownSolver, available_solvers, make_solver, solve
+from solvers.solution import Progress, Solution, Status
+from solvers.solver import Solver
+from solvers.verify import InvalidSolution, check
+
+__all__ = [
+    "AssignmentProblem",
+    "InvalidProblem",
+    "InvalidSolution",
+    "Progress",
+    "QuadraticAssignmentProblem",
+    "Solution",
+    "Solver",
+    "Status",
+    "TransportProblem",
+    "UnknownSolver",
+    "available_solvers",
+    "check",
+    "make_solver",
+    "solve",
+]

@@ -1,0 +1,238 @@
+"""The one template every solver follows: validate → device → prepare → run under the clock → verify → Solution."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numba
+import torch
+from torch import Tensor
+
+from solvers.problems import (
+    AssignmentProblem,
+    Problem,
+    QuadraticAssignmentProblem,
+    TransportProblem,
+)
+from solvers.solution import Progress, Solution, Status
+from solvers.verify import Facts, InvalidSolution, check, recompute
+
+
+class Clock:
+    """Seconds since the run began, and whether the time limit has passed."""
+
+    def __init__(self, time_limit: float | None) -> None:
+        self.start = time.perf_counter()
+        self.time_limit = time_limit
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+    @property
+    def expired(self) -> bool:
+        return self.time_limit is not None and self.elapsed >= self.time_limit
+
+    @property
+    def remaining(self) -> float:
+        return float("inf") if self.time_limit is None else self.time_limit - self.elapsed
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """What an algorithm hands back to the template: only what it alone can know.
+
+    ``statuses`` is one Status for the whole batch or one of each problem in row-major order. A ``lower_bound`` is
+    given only by solvers without dual potentials; from potentials the referee computes it.
+    """
+
+    statuses: Status | Sequence[Status]
+    plan: Tensor | None = None
+    permutation: Tensor | None = None
+    potentials: tuple[Tensor, Tensor] | None = None
+    lower_bound: Tensor | None = None
+    iterations: Tensor | int | None = None
+    message: str = ""
+    history: tuple[Progress, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ABC):
+    """A solver: settings as fields, what it can do as class attributes, and one method that runs.
+
+    A subclass is final; it sets the class attributes below and implements ``_run`` (and ``_prepare`` when there is
+    something to compile or to lay out, which is timed apart).
+
+    Attributes:
+        time_limit: seconds after which the best feasible answer found so far is returned; None for no limit.
+        seed: of every random choice the solver makes; the same seed gives the same answer.
+    """
+
+    time_limit: float | None = None
+    seed: int = 0
+
+    name: ClassVar[str]
+    problem_types: ClassVar[tuple[type, ...]]
+    exact: ClassVar[bool] = False
+    gives_bound: ClassVar[bool] = False
+    differentiable: ClassVar[tuple[str, ...]] = ()
+    batched: ClassVar[bool] = False
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    max_size: ClassVar[int | None] = None
+    reference: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if self.time_limit is not None and not self.time_limit >= 0:
+            raise ValueError(f"time_limit must be a number of seconds ≥ 0 or None, not {self.time_limit!r}")
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why this solver cannot run on this machine, in one sentence; None when it can."""
+        return None
+
+    def _prepare(self, problem: Any) -> Any:
+        """Compile and lay out the data; what it returns is handed to ``_run``."""
+        return None
+
+    @abstractmethod
+    def _run(self, problem: Any, prepared: Any, clock: Clock) -> Answer:
+        """The algorithm. ``problem`` is of one of the claimed types, on one of the claimed devices."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as a dictionary, as they are recorded with every solution."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @final
+    def solve(self, problem: Problem) -> Solution:
+        """Solve one problem or a batch of them.
+
+        Raises:
+            TypeError: a problem of a type this solver does not claim.
+            ValueError: a problem larger than this solver takes.
+            InvalidSolution: the referee refuses the answer (a defect of the solver).
+        """
+        self._accept(problem)
+        if reason := self.unavailable():
+            return self._unavailable_solution(problem, reason)
+        home = problem.device
+        if home.type not in self.devices:
+            problem = problem.to(self.devices[0])
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+        began = time.perf_counter()
+        prepared = self._prepare(problem)
+        _synchronize(problem.device)
+        clock = Clock(self.time_limit)
+        answer = self._run(problem, prepared, clock)
+        _synchronize(problem.device)
+        prepare_time, solve_time = clock.start - began, clock.elapsed
+        x = answer.plan if answer.plan is not None else answer.permutation
+        assert x is not None, f"{self.name} returned neither a plan nor a permutation"
+        facts = recompute(problem.detach(), x.detach(), answer.potentials)
+        solution = self._solution(problem, x, answer, facts, prepare_time, solve_time)
+        if faults := check(problem, solution, facts=facts):
+            raise InvalidSolution(f"{self.name} returned an invalid solution: {'; '.join(faults)}")
+        return solution if problem.device == home else _moved(solution, home)
+
+    def _accept(self, problem: Problem) -> None:
+        if not isinstance(problem, self.problem_types):
+            claimed = " or ".join(t.__name__ for t in self.problem_types)
+            hint = ""
+            if isinstance(problem, AssignmentProblem) and TransportProblem in self.problem_types:
+                hint = "; problem.to_transport() converts a square one exactly"
+            elif isinstance(problem, TransportProblem) and AssignmentProblem in self.problem_types:
+                hint = "; problem.to_assignment() converts one with equal sizes and uniform weights exactly"
+            raise TypeError(f"{self.name} solves a {claimed}, not a {type(problem).__name__}{hint}")
+        if self.max_size is not None and (size := _size(problem)) > self.max_size:
+            raise ValueError(f"{self.name} takes problems of size n ≤ {self.max_size}, and this one has n = {size}")
+
+    def _solution(
+        self, problem: Problem, x: Tensor, answer: Answer, facts: Facts, prepare_time: float, solve_time: float
+    ) -> Solution:
+        """Everything the algorithm has no say in: value, errors and bounds are the referee's."""
+        batch = problem.batch_shape
+        statuses = answer.statuses
+        statuses = (statuses,) * batch.numel() if isinstance(statuses, Status) else tuple(statuses)
+        value = facts.value
+        if problem.requires_grad:
+            value = problem.objective(x)
+            if self.exact and answer.potentials is not None and isinstance(problem, TransportProblem):
+                value = value + _envelope(problem, answer.potentials)
+        bound = answer.lower_bound if facts.lower_bound is None else facts.lower_bound
+        finite = torch.isfinite(facts.value)
+        if not bool(finite.all()):
+            each = zip(statuses, finite.reshape(-1).tolist(), strict=True)
+            statuses = tuple(s if ok else Status.NON_FINITE for s, ok in each)
+        iterations = answer.iterations
+        if isinstance(iterations, int):
+            iterations = torch.full(batch, iterations)
+        return Solution(
+            problem=problem,
+            solver=self.name,
+            settings=self.settings,
+            status=Status.worst(statuses),
+            statuses=statuses,
+            value=value,
+            plan=answer.plan,
+            permutation=answer.permutation,
+            lower_bound=bound,
+            marginal_error=facts.marginal_error,
+            potentials=answer.potentials,
+            iterations=iterations,
+            message=answer.message,
+            prepare_time=prepare_time,
+            solve_time=solve_time,
+            history=answer.history,
+        )
+
+    def _unavailable_solution(self, problem: Problem, reason: str) -> Solution:
+        status = Status.UNAVAILABLE
+        return Solution(
+            problem=problem,
+            solver=self.name,
+            settings=self.settings,
+            status=status,
+            statuses=(status,) * problem.batch_shape.numel(),
+            value=torch.full(problem.batch_shape, float("nan"), dtype=torch.float64, device=problem.device),
+            message=reason,
+        )
+
+
+def _size(problem: Any) -> int:
+    """n of an n × n problem, the larger side of a rectangular one."""
+    M: Tensor = problem.A if isinstance(problem, QuadraticAssignmentProblem) else problem.cost
+    return max(M.shape[-2:])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _envelope(problem: TransportProblem, potentials: tuple[Tensor, Tensor]) -> Tensor:
+    """A term worth zero whose gradient to the weights is the dual potentials (the envelope theorem).
+
+    Together with ⟨C, T⟩ at a fixed optimal T, whose gradient to C is T, it makes the optimal value differentiable:
+    ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g (f and g up to a constant that cancels while Σa = Σb).
+    """
+    f, g = (p.detach() for p in potentials)
+    da, db = problem.a - problem.a.detach(), problem.b - problem.b.detach()
+    return (f * da).sum(-1, dtype=torch.float64) + (g * db).sum(-1, dtype=torch.float64)
+
+
+def _moved(solution: Solution, device: torch.device) -> Solution:
+    """The solution with every tensor on ``device``."""
+
+    def there(x: Any) -> Any:
+        if isinstance(x, Tensor) or hasattr(x, "batch_shape"):
+            return x.to(device)
+        return tuple(there(p) for p in x) if isinstance(x, tuple) and x and isinstance(x[0], Tensor) else x
+
+    fields = {f.name: there(getattr(solution, f.name)) for f in dataclasses.fields(solution)}
+    return Solution(**fields)

@@ -1,0 +1,265 @@
+"""The independent referee: everything a solution claims is computed again from the problem and compared.
+
+No solver grades itself. ``check`` returns the list of what is wrong, in sentences, and an empty list for a solution
+that holds; the solver template calls it on every answer before it is handed out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solvers.problems import (
+    AssignmentProblem,
+    Problem,
+    QuadraticAssignmentProblem,
+    TransportProblem,
+    default_tolerance,
+)
+from solvers.solution import Solution, Status
+
+Potentials = tuple[Tensor, Tensor]
+TINY = torch.finfo(torch.float64).tiny
+
+
+class InvalidSolution(RuntimeError):
+    """A solver returned an answer that the referee refuses: a defect of the solver, not of the input."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the referee computes for itself about an answer, float64, shape ``(*batch,)`` each."""
+
+    value: Tensor
+    marginal_error: Tensor | None
+    lower_bound: Tensor | None
+    transformed: Potentials | None
+
+
+def recompute(problem: Problem, x: Tensor, potentials: Potentials | None) -> Facts:
+    """Value, marginal error and lower bound of a plan or permutation ``x``, from the problem alone.
+
+    Whatever the potentials are, the c-transform f_i = min_j C_ij − g_j (Villani, Optimal Transport, 2009, ch. 5)
+    makes them feasible, so Σ a f + Σ b g is a true lower bound. For a rectangular assignment the potential of the
+    larger side is first cut to g ≤ 0, as the inequality constraints of its unmatched members demand.
+    """
+    value = problem.objective(x)
+    error = problem.marginal_error(x) if isinstance(problem, TransportProblem) else None
+    if potentials is None or not isinstance(problem, TransportProblem | AssignmentProblem):
+        return Facts(value, error, None, None)
+    f, g = transformed = _c_transform(problem, potentials)
+    if isinstance(problem, TransportProblem):
+        bound = _paired(problem.a, f) + _paired(problem.b, g)
+    else:
+        bound = f.sum(-1) + g.sum(-1)
+    return Facts(value, error, bound, transformed)
+
+
+def check(problem: Problem, solution: Solution, tol: float | None = None, facts: Facts | None = None) -> list[str]:
+    """What is wrong with ``solution`` as an answer to ``problem``; nothing for a valid one.
+
+    Checked: shape, finiteness, feasibility (marginals or permutation), the value and the marginal error against their
+    recomputation, dual feasibility of the potentials of an optimal solution, the lower bound against the value and
+    against the bound that the potentials prove, and that OPTIMAL is a proof.
+
+    Args:
+        problem: the problem that was to be solved.
+        solution: its claimed solution.
+        tol: relative tolerance; 1e-9 in float64 and 1e-5 in float32 when left out.
+        facts: ``recompute`` of this very problem and answer, when the caller has just done it.
+    """
+    if solution.status is Status.UNAVAILABLE:
+        return [] if solution.plan is None and solution.permutation is None else ["UNAVAILABLE, yet it has an answer"]
+    tol = default_tolerance(problem.dtype) if tol is None else tol
+    problem = problem.detach()
+    x = solution.plan if isinstance(problem, TransportProblem) else solution.permutation
+    if faults := _shape_faults(problem, x, solution):
+        return faults
+    assert x is not None
+    x = x.detach()
+    usable = ~_having(solution, Status.NON_FINITE, problem)
+    if isinstance(problem, TransportProblem):
+        faults = _plan_faults(problem, x, usable, tol)
+    else:
+        faults = _matching_faults(problem, x)
+    if faults:
+        return faults
+    facts = recompute(problem, x, solution.potentials) if facts is None else facts
+    scale = _scale(problem, x, solution.potentials)
+    value = solution.value.detach()
+    return [
+        *_where(
+            usable & ~((value - facts.value).abs() <= tol * scale),
+            "the value is not the objective's",
+            value,
+            facts.value,
+        ),
+        *_marginal_faults(problem, solution, facts, usable, tol),
+        *_dual_faults(problem, solution, facts, scale, tol),
+        *_bound_faults(problem, solution, facts, scale, usable, tol),
+    ]
+
+
+def _rows_first(problem: TransportProblem | AssignmentProblem) -> bool:
+    """Whether the rows are the side that gets the c-transform: always, but for an assignment with n > m."""
+    return not (isinstance(problem, AssignmentProblem) and problem.cost.shape[-2] > problem.cost.shape[-1])
+
+
+def _c_transform(problem: TransportProblem | AssignmentProblem, potentials: Potentials) -> Potentials:
+    """(the best potential of the one side given the other's, the other's), float64."""
+    f, g = (p.detach().double() for p in potentials)
+    C = problem.cost.detach()
+    if not _rows_first(problem):
+        C, g = C.mT, f
+    if isinstance(problem, AssignmentProblem) and C.shape[-2] != C.shape[-1]:
+        g = g.clamp(max=0)
+    return (C - g.unsqueeze(-2)).amin(-1), g
+
+
+def _paired(weights: Tensor, potential: Tensor) -> Tensor:
+    """Σ w p with 0 · ±∞ = 0: a node without mass may have any potential."""
+    return torch.where(weights > 0, weights * potential, 0).sum(-1)
+
+
+def _scale(problem: Problem, x: Tensor, potentials: Potentials | None) -> Tensor:
+    """The size of the terms summed into value and bound, to which errors are relative, shape ``(*batch,)``.
+
+    Only the terms in use count: one huge cost on a forbidden pair must not make every check loose.
+    """
+    if isinstance(problem, QuadraticAssignmentProblem):
+        parts = (problem.A.abs(), problem.B.abs(), problem.linear.abs(), problem.constant.abs())
+        return QuadraticAssignmentProblem(*parts).objective(x) + TINY
+    assert isinstance(problem, TransportProblem | AssignmentProblem)
+    if isinstance(problem, TransportProblem):
+        size, a, b = (problem.cost * x).abs().sum((-2, -1), dtype=torch.float64), problem.a, problem.b
+    else:
+        ones = torch.ones((), dtype=torch.float64, device=problem.device)
+        size, a, b = problem.matched_costs(x).abs().sum(-1, dtype=torch.float64), ones, ones
+    if potentials is not None:
+        f, g = (p.detach().double().abs() for p in potentials)
+        size = size + _paired(a, f) + _paired(b, g)
+    return size + TINY
+
+
+# ------------------------------------------------------------------------------------------------------- the checks
+
+
+def _where(wrong: Tensor, sentence: str, *figures: Tensor) -> list[str]:
+    """The sentence, with the figures of the first problem it is true of; nothing where it is true of none."""
+    if not bool(wrong.any()):
+        return []
+    k = int(wrong.reshape(-1).nonzero()[0])
+    shown = " against ".join(f"{f.expand(wrong.shape).reshape(-1)[k].item():.9g}" for f in figures)
+    return [sentence + (f" in problem {k} of the batch" if wrong.ndim else "") + (f": {shown}" if shown else "")]
+
+
+def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> list[str]:
+    if x is None:
+        kind = "plan" if isinstance(problem, TransportProblem) else "permutation"
+        return [f"{solution.status.name}, yet there is no {kind}"]
+    batch = problem.batch_shape
+    if isinstance(problem, TransportProblem | AssignmentProblem):
+        n, m = problem.cost.shape[-2:]
+    else:
+        assert isinstance(problem, QuadraticAssignmentProblem)
+        n = m = problem.A.shape[-1]
+    expected = (*batch, n, m) if isinstance(problem, TransportProblem) else (*batch, n)
+    wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+        ("the plan" if isinstance(problem, TransportProblem) else "the permutation", x, expected),
+        ("the value", solution.value, tuple(batch)),
+        ("the lower bound", solution.lower_bound, tuple(batch)),
+        ("the marginal error", solution.marginal_error, tuple(batch)),
+        ("the first potential", solution.potentials and solution.potentials[0], (*batch, n)),
+        ("the second potential", solution.potentials and solution.potentials[1], (*batch, m)),
+    ]
+    faults = [
+        f"{name} has shape {tuple(t.shape)} instead of {shape}"
+        for name, t, shape in wanted
+        if t is not None and tuple(t.shape) != shape
+    ]
+    if not isinstance(problem, TransportProblem) and x.dtype != torch.int64:
+        faults.append(f"the permutation has dtype {x.dtype} instead of int64")
+    if len(solution.statuses) != batch.numel():
+        faults.append(f"{len(solution.statuses)} statuses for a batch of {batch.numel()}")
+    elif solution.status is not Status.worst(solution.statuses):
+        faults.append(f"the status {solution.status.name} is not the worst of the batch")
+    return faults
+
+
+def _plan_faults(problem: TransportProblem, T: Tensor, usable: Tensor, tol: float) -> list[str]:
+    finite = torch.isfinite(T).all(-1).all(-1)
+    lowest = T.amin((-2, -1))
+    return _where(usable & ~finite, "the plan has entries that are not finite") or _where(
+        usable & (lowest < -tol * problem.mass), "the plan has negative mass", lowest
+    )
+
+
+def _matching_faults(problem: Problem, p: Tensor) -> list[str]:
+    return (
+        [] if problem.is_feasible(p) else ["the permutation is not one: an entry is out of range, repeated or missing"]
+    )
+
+
+def _marginal_faults(problem: Problem, solution: Solution, facts: Facts, usable: Tensor, tol: float) -> list[str]:
+    error, claimed = facts.marginal_error, solution.marginal_error
+    if not isinstance(problem, TransportProblem) or error is None:
+        return []
+    mass = problem.mass
+    faults: list[str] = []
+    if claimed is not None:
+        wrong = usable & ~((claimed - error).abs() <= tol * mass)
+        faults += _where(wrong, "the marginal error is not the plan's", claimed, error)
+    optimal, converged = (_having(solution, s, problem) for s in (Status.OPTIMAL, Status.CONVERGED))
+    faults += _where(optimal & ~(error <= tol * mass), "an optimal plan misses its marginals by", error)
+    if "tolerance" in solution.settings:
+        allowed = (float(solution.settings["tolerance"]) + tol) * mass
+        faults += _where(converged & ~(error <= allowed), "a converged plan misses its marginals by", error, allowed)
+    return faults
+
+
+def _dual_faults(problem: Problem, solution: Solution, facts: Facts, scale: Tensor, tol: float) -> list[str]:
+    """Potentials that come with an optimal solution must be feasible: f_i + g_j ≤ C_ij."""
+    optimal = _having(solution, Status.OPTIMAL, problem)
+    if facts.transformed is None or solution.potentials is None or not bool(optimal.any()):
+        return []
+    assert isinstance(problem, TransportProblem | AssignmentProblem)
+    first, second = solution.potentials if _rows_first(problem) else solution.potentials[::-1]
+    first, best = first.detach().double(), facts.transformed[0]
+    mean = scale / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
+    excess = first - best
+    infeasible = optimal & ~(excess <= tol * (first.abs() + best.abs() + mean.unsqueeze(-1))).all(-1)
+    faults = _where(infeasible, "the potentials are not dual feasible, by", excess.amax(-1))
+    if isinstance(problem, AssignmentProblem) and problem.cost.shape[-2] != problem.cost.shape[-1]:
+        highest = second.detach().double().amax(-1)
+        faults += _where(optimal & ~(highest <= tol * mean), "the larger side has a positive potential", highest)
+    return faults
+
+
+def _bound_faults(
+    problem: Problem, solution: Solution, facts: Facts, scale: Tensor, usable: Tensor, tol: float
+) -> list[str]:
+    bound, value = solution.lower_bound, facts.value
+    if bound is None:
+        return []
+    faults: list[str] = []
+    if facts.lower_bound is not None:
+        raised = usable & ~(bound <= facts.lower_bound + tol * scale)
+        faults += _where(raised, "the lower bound is above the one the potentials prove", bound, facts.lower_bound)
+    slack = tol * scale
+    if isinstance(problem, TransportProblem) and facts.marginal_error is not None:
+        # A plan that misses its marginals by e can be cheaper than any feasible one, by at most max|C| e.
+        slack = slack + problem.cost.abs().amax((-2, -1)) * facts.marginal_error
+    faults += _where(usable & ~(bound <= value + slack), "the lower bound is above the value", bound, value)
+    unproven = _having(solution, Status.OPTIMAL, problem) & ~(value - bound <= tol * scale)
+    return faults + _where(unproven, "OPTIMAL is not proven: value against bound", value, bound)
+
+
+def _having(solution: Solution, status: Status, problem: Problem) -> Tensor:
+    """Which problems of the batch ended with this status, bool ``(*batch,)``."""
+    distinct = set(solution.statuses)
+    if len(distinct) == 1:
+        return torch.full(problem.batch_shape, status in distinct, device=problem.device)
+    held = torch.tensor([s is status for s in solution.statuses], device=problem.device)
+    return held.reshape(problem.batch_shape)

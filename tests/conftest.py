@@ -1,0 +1,81 @@
+"""What the tests share: seeded problems of every type, and independent references for their optimal values."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment, linprog
+from torch import Tensor
+
+from solvers import AssignmentProblem, QuadraticAssignmentProblem, TransportProblem
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def golden():
+    """Opens an input/output pair of a paper's own code; the test skips where those files are not at hand."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = SHARED / "golden" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip("the papers' input/output pairs are not at hand")
+        with np.load(path, allow_pickle=False) as stored:
+            return {k: stored[k] for k in stored.files}
+
+    return load
+
+
+def make_problem(kind: type, *batch: int, n: int = 5, m: int | None = None, dtype=torch.float64, seed: int = 0):
+    """A random problem; transport problems get unequal weights and one node without mass on each side."""
+    g = torch.Generator().manual_seed(seed)
+    m = n if m is None else m
+    if kind is QuadraticAssignmentProblem:
+        A, B, L = (torch.rand(*batch, n, n, generator=g, dtype=torch.float64).to(dtype) for _ in range(3))
+        return QuadraticAssignmentProblem(A, B, L, 0.5)
+    C = torch.rand(*batch, n, m, generator=g, dtype=torch.float64)
+    if kind is AssignmentProblem:
+        return AssignmentProblem(C.to(dtype))
+    a, b = (torch.rand(*batch, k, generator=g, dtype=torch.float64) + 0.1 for k in (n, m))
+    a[..., 0] = 0 if n > 1 else 1
+    b[..., -1] = 0 if m > 1 else 1
+    a, b = (w / w.sum(-1, keepdim=True) for w in (a, b))
+    return TransportProblem(C.to(dtype), a.to(dtype), b.to(dtype))
+
+
+def exact_values(problem) -> Tensor:
+    """The optimal value of every problem of a batch, from SciPy or by trying all permutations in Python."""
+    if isinstance(problem, QuadraticAssignmentProblem):
+        n = problem.A.shape[-1]
+        fields = [getattr(problem, k).reshape(-1, n, n) for k in ("A", "B", "linear")]
+        constants = problem.constant.reshape(-1)
+        values = [_qap(*(M[k].double().numpy() for M in fields)) + c.item() for k, c in enumerate(constants)]
+    elif isinstance(problem, AssignmentProblem):
+        costs = problem.cost.reshape(-1, *problem.cost.shape[-2:]).double().numpy()
+        values = [C[linear_sum_assignment(C)].sum() for C in costs]
+    else:
+        n, m = problem.cost.shape[-2:]
+        parts = (problem.cost.reshape(-1, n, m), problem.a.reshape(-1, n), problem.b.reshape(-1, m))
+        values = [_transport(*(x.double().numpy() for x in one)) for one in zip(*parts, strict=True)]
+    return torch.tensor(values, dtype=torch.float64).reshape(problem.batch_shape)
+
+
+def _qap(A: np.ndarray, B: np.ndarray, L: np.ndarray) -> float:
+    rows = np.arange(len(A))
+    values = []
+    for order in itertools.permutations(range(len(A))):
+        p = np.array(order)
+        values.append((A * B[np.ix_(p, p)]).sum() + L[rows, p].sum())
+    return min(values)
+
+
+def _transport(C: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    n, m = C.shape
+    rows, columns = np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))
+    b = b * (a.sum() / b.sum())
+    constraints, totals = np.vstack([rows, columns])[:-1], np.concatenate([a, b])[:-1]
+    return linprog(C.ravel(), A_eq=constraints, b_eq=totals, method="highs").fun

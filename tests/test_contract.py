@@ -1,0 +1,237 @@
+"""What every solver of the registry must do, on every problem type it claims; a new solver is covered by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import exact_values, make_problem
+
+from solvers import (
+    AssignmentProblem,
+    QuadraticAssignmentProblem,
+    Status,
+    TransportProblem,
+    check,
+    make_solver,
+)
+from solvers.registry import solver_class, solver_names, unavailable
+
+NAMES = [name for name in solver_names() if unavailable(name) is None]
+CLAIMS = [(name, kind) for name in NAMES for kind in solver_class(name).problem_types]
+MODES = [(name, kind, mode) for name, kind in CLAIMS for mode in solver_class(name).differentiable]
+each_claim = pytest.mark.parametrize(("name", "kind"), CLAIMS, ids=[f"{n}-{k.__name__}" for n, k in CLAIMS])
+
+RECTANGULAR = {TransportProblem: [(4, 6), (6, 3)], AssignmentProblem: [(3, 6), (6, 4)], QuadraticAssignmentProblem: []}
+
+
+def sharp(name: str, **settings):
+    """The solver at a tolerance fit for comparisons, where it has one."""
+    known = {f.name for f in dataclasses.fields(solver_class(name))}
+    wanted = {"tolerance": 1e-12, "max_iterations": 100_000, "reg": 0.1}
+    return make_solver(name, **{k: v for k, v in wanted.items() if k in known} | settings)
+
+
+def answer(solution):
+    return solution.plan if solution.plan is not None else solution.permutation
+
+
+def shapes(kind):
+    return [(5, 5), *RECTANGULAR[kind]]
+
+
+@each_claim
+def test_is_feasible_and_agrees_with_an_exact_reference(name, kind):
+    for n, m in shapes(kind):
+        problem = make_problem(kind, 3, n=n, m=m, seed=n)
+        solution = sharp(name).solve(problem)
+        assert check(problem, solution) == []
+        assert solution.status in (Status.OPTIMAL, Status.CONVERGED)
+        exact = exact_values(problem)
+        assert problem.is_feasible(answer(solution), tol=1e-9)
+        assert (solution.value >= exact - 1e-9).all()
+        if solver_class(name).exact:
+            assert solution.status is Status.OPTIMAL
+            torch.testing.assert_close(solution.value, exact, rtol=1e-9, atol=1e-9)
+        if solver_class(name).gives_bound:
+            assert solution.lower_bound is not None
+            assert (solution.lower_bound <= exact + 1e-9).all()
+
+
+@each_claim
+def test_a_batch_is_a_loop(name, kind):
+    problem = make_problem(kind, 2, 3, n=5)
+    together = sharp(name).solve(problem)
+    assert together.value.shape == (2, 3)
+    for k in np.ndindex(2, 3):
+        fields = {f.name: getattr(problem, f.name)[k] for f in dataclasses.fields(problem)}
+        alone = sharp(name).solve(kind(**fields))
+        torch.testing.assert_close(answer(together)[k], answer(alone), rtol=0, atol=1e-12)
+        torch.testing.assert_close(together.value[k], alone.value, rtol=1e-12, atol=1e-12)
+
+
+@each_claim
+def test_shift_and_scale_of_the_cost(name, kind):
+    problem = make_problem(kind, n=5)
+    solver = sharp(name)
+    value = solver.solve(problem).value
+    if isinstance(problem, QuadraticAssignmentProblem):
+        shifted = kind(problem.A, problem.B, problem.linear + 2, problem.constant)
+        scaled = kind(3 * problem.A, problem.B, 3 * problem.linear, 3 * problem.constant)
+        mass = 5.0
+    else:
+        others = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem) if f.name != "cost"}
+        shifted, scaled = kind(problem.cost + 2, **others), kind(3 * problem.cost, **others)
+        mass = 1.0 if isinstance(problem, TransportProblem) else 5.0
+    torch.testing.assert_close(solver.solve(shifted).value, value + 2 * mass, rtol=1e-9, atol=1e-9)
+    reg = {"reg": 3 * solver.reg} if hasattr(solver, "reg") else {}
+    torch.testing.assert_close(sharp(name, **reg).solve(scaled).value, 3 * value, rtol=1e-9, atol=1e-9)
+
+
+@each_claim
+def test_renumbering_the_nodes_renumbers_the_answer(name, kind):
+    problem = make_problem(kind, n=5, seed=4)
+    row, column = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([1, 4, 2, 0, 3])
+    if isinstance(problem, QuadraticAssignmentProblem):
+        A, B = problem.A[row][:, row], problem.B[column][:, column]
+        renumbered = kind(A, B, problem.linear[row][:, column], problem.constant)
+    elif isinstance(problem, TransportProblem):
+        renumbered = kind(problem.cost[row][:, column], problem.a[row], problem.b[column])
+    else:
+        renumbered = kind(problem.cost[row][:, column])
+    before, after = sharp(name).solve(problem), sharp(name).solve(renumbered)
+    torch.testing.assert_close(after.value, before.value, rtol=1e-9, atol=1e-9)
+    if before.plan is not None:
+        torch.testing.assert_close(after.plan, before.plan[row][:, column], rtol=1e-8, atol=1e-9)
+    else:
+        torch.testing.assert_close(column[after.permutation], before.permutation[row])
+
+
+@each_claim
+def test_float32_agrees_with_float64_and_stays_float32(name, kind):
+    problem = make_problem(kind, 4, n=5)
+    single = make_problem(kind, 4, n=5, dtype=torch.float32)
+    wide, narrow = sharp(name, **_loose(name)).solve(problem), make_solver(name, **_loose(name)).solve(single)
+    torch.testing.assert_close(narrow.value, wide.value, rtol=2e-4, atol=2e-4)
+    assert narrow.value.dtype == torch.float64
+    for tensor in (narrow.plan, *(narrow.potentials or ())):
+        assert tensor is None or tensor.dtype == torch.float32
+
+
+def _loose(name: str) -> dict[str, float]:
+    known = {f.name for f in dataclasses.fields(solver_class(name))}
+    return {k: v for k, v in {"tolerance": 1e-5, "reg": 0.1}.items() if k in known}
+
+
+@each_claim
+def test_the_same_seed_gives_the_same_answer(name, kind):
+    problem = make_problem(kind, 3, n=6)
+    first, second = (make_solver(name, seed=7).solve(problem) for _ in range(2))
+    assert torch.equal(answer(first), answer(second))
+    assert torch.equal(first.value, second.value)
+
+
+@each_claim
+def test_the_time_limit_is_honoured(name, kind):
+    n = solver_class(name).max_size or 40
+    problem = make_problem(kind, 8, n=n)
+    make_solver(name).solve(make_problem(kind, 8, n=2))  # compiled
+    start = time.perf_counter()
+    solution = make_solver(name, time_limit=0.0).solve(problem)
+    assert time.perf_counter() - start < 5
+    assert solution.status in (Status.TIME_LIMIT, Status.OPTIMAL, Status.CONVERGED)
+    assert check(problem, solution) == []
+    assert answer(solution) is not None
+    with pytest.raises(ValueError, match="time_limit"):
+        make_solver(name, time_limit=-1.0)
+
+
+@each_claim
+def test_inputs_are_never_modified(name, kind):
+    problem = make_problem(kind, 2, n=5)
+    fields = {f.name: getattr(problem, f.name).numpy().copy() for f in dataclasses.fields(problem)}
+    for array in fields.values():
+        array.flags.writeable = False
+    before = {k: v.copy() for k, v in fields.items()}
+    make_solver(name).solve(kind(**fields))
+    for field, array in fields.items():
+        np.testing.assert_array_equal(array, before[field])
+    shared = {k: torch.from_numpy(v.copy()) for k, v in before.items()}
+    make_solver(name).solve(kind(**shared))
+    for field, tensor in shared.items():
+        np.testing.assert_array_equal(tensor.numpy(), before[field])
+
+
+@each_claim
+def test_memory_layout_does_not_matter(name, kind):
+    problem = make_problem(kind, 2, n=5)
+
+    def strided(t):
+        return t.mT.contiguous().mT if t.ndim == 3 else t
+
+    twin = kind(**{f.name: strided(getattr(problem, f.name)) for f in dataclasses.fields(problem)})
+    a, b = make_solver(name).solve(problem), make_solver(name).solve(twin)
+    torch.testing.assert_close(answer(a), answer(b), rtol=0, atol=1e-12)
+
+
+@each_claim
+def test_the_smallest_and_the_flattest_problems(name, kind):
+    one = make_solver(name).solve(make_problem(kind, n=1))
+    assert answer(one).flatten().tolist() in ([0], [1.0])
+    flat = kind(*(torch.full((4, 4), c) for c in (1.0, 2.0)[: 2 if kind is QuadraticAssignmentProblem else 1]))
+    solution = make_solver(name).solve(flat)
+    torch.testing.assert_close(solution.value, exact_values(flat), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind", "mode"), MODES, ids=[f"{n}-{k.__name__}-{m}" for n, k, m in MODES])
+def test_gradients_are_those_of_finite_differences(name, kind, mode):
+    settings = {"gradient": mode} if len(solver_class(name).differentiable) > 1 else {}
+    solver = sharp(name, **settings)
+    for n, m in [(4, 4), *RECTANGULAR[kind]]:
+        g = torch.Generator().manual_seed(n)
+        C = torch.rand(2, n, m, generator=g, dtype=torch.float64, requires_grad=True)
+        x = torch.randn(2, n, generator=g, dtype=torch.float64, requires_grad=True)
+        y = torch.randn(2, m, generator=g, dtype=torch.float64, requires_grad=True)
+
+        def value(C, x, y):
+            if kind is AssignmentProblem:
+                return solver.solve(kind(C)).value + 0 * (x.sum() + y.sum())
+            return solver.solve(kind(C, x.softmax(-1), y.softmax(-1))).value
+
+        assert torch.autograd.gradcheck(value, (C, x, y), eps=1e-6, atol=1e-6)
+
+
+@each_claim
+def test_another_type_of_problem_is_refused_by_name(name, kind):
+    others = {TransportProblem, AssignmentProblem, QuadraticAssignmentProblem} - set(solver_class(name).problem_types)
+    for other in others:
+        with pytest.raises(TypeError, match=rf"{name} solves a .*{kind.__name__}.*not a {other.__name__}"):
+            make_solver(name).solve(make_problem(other, n=3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solver_says_what_it_is(name):
+    cls = solver_class(name)
+    assert cls.name == name
+    assert cls.reference
+    assert cls.problem_types
+    assert set(cls.devices) <= {"cpu", "cuda"}
+    if cls.max_size is not None:
+        too_large = make_problem(cls.problem_types[0], n=cls.max_size + 1)
+        with pytest.raises(ValueError, match=f"n ≤ {cls.max_size}.*n = {cls.max_size + 1}"):
+            make_solver(name).solve(too_large)
+
+
+@pytest.mark.gpu
+@each_claim
+def test_a_problem_on_the_gpu_is_answered_on_the_gpu(name, kind):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    problem = make_problem(kind, 3, n=5)
+    here, there = sharp(name).solve(problem), sharp(name).solve(problem.to("cuda"))
+    assert answer(there).device.type == "cuda"
+    assert check(problem.to("cuda"), there) == []
+    torch.testing.assert_close(there.value.cpu(), here.value, rtol=1e-9, atol=1e-9)
