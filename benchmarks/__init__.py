@@ -1,0 +1,13 @@
+"""The asv benchmarks: our solvers beside their peers, on the same instances, one thread each.
+
+``asv run`` measures the last commit, ``asv continuous HEAD~1 HEAD`` compares two, and ``asv run -E existing --quick
+--dry-run`` tries the working tree. ``MATCHMARK_BENCH`` picks the grid: ``fast`` (the default, one size a family),
+``regular`` or ``large``; see `benchmarks.common`.
+"""
+
+import os
+
+# The thread pools are sized when torch, NumPy and Numba are first imported, so this has to come before them. A value
+# that is already there wins: the matrix of asv.conf.json sets one, and so may whoever wants to measure more threads.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")

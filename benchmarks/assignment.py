@@ -1,0 +1,79 @@
+"""Linear assignment: Jonker–Volgenant, from the caller's arrays to the matching, checks included.
+
+Peers, each in a loop over the batch: SciPy's ``linear_sum_assignment``, ``lapjv``, and ``lap.lapjv`` (``lapx``).
+"""
+
+from functools import cache
+
+import numpy as np
+
+from benchmarks import common
+
+
+class Assignment:
+    """Exact linear assignment of square costs."""
+
+    version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
+    param_names = ("solver", "size")
+    params = (
+        ["jonker_volgenant", "scipy", "lapjv", "lapx"],
+        common.grid(["1000x10x10"], ["900x29x29", "1x500x500"], ["1x4000x4000"]),
+    )
+
+    def setup(self, solver, size):
+        self.call = _warm(solver, size)
+
+    def time_solve(self, solver, size):
+        self.call()
+
+    def track_optimality_gap(self, solver, size):
+        """Of the matching's cost to SciPy's optimum."""
+        cost = common.assignment_instance(size)
+        return common.tracked(common.relative_gap(_value(cost, self.call()), _value(cost, _scipy(cost)())))
+
+    track_optimality_gap.unit = "relative"
+
+
+@cache  # asv runs setup before every sample
+def _warm(solver, size):
+    return common.warmed_up(SOLVERS[solver](common.assignment_instance(size)))
+
+
+def _ours(cost):
+    from solvers import AssignmentProblem, make_solver
+
+    solver = make_solver("jonker_volgenant")
+    return lambda: common.solved(solver.solve(AssignmentProblem(cost))).permutation
+
+
+def _scipy(cost):
+    from scipy.optimize import linear_sum_assignment
+
+    return lambda: [linear_sum_assignment(costs)[1] for costs in cost]
+
+
+def _lapjv(cost):
+    from lapjv import lapjv
+
+    return lambda: [lapjv(costs)[0] for costs in cost]
+
+
+def _lapx(cost):
+    import lap
+
+    return lambda: [lap.lapjv(costs, return_cost=False)[0] for costs in cost]
+
+
+SOLVERS = {"jonker_volgenant": _ours, "scipy": _scipy, "lapjv": _lapjv, "lapx": _lapx}
+
+
+def _value(cost, matching):
+    """Σ_i C[i, p(i)] of each problem, (batch,).
+
+    Raises:
+        ValueError: a row of ``matching`` is not a permutation.
+    """
+    p = common.finite(matching).astype(np.int64)
+    if (np.sort(p, -1) != np.arange(cost.shape[-1])).any():
+        raise ValueError("the solver returned something that is not a permutation")
+    return np.take_along_axis(cost, p[..., None], -1).sum((-2, -1))
