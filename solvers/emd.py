@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import ot
@@ -75,6 +75,7 @@ class EMD(Solver):
         def back(x: Array, like: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(x).to(problem.dtype).reshape(like.shape)
 
+        f, g = _feasible(C, a > 0, f)
         return Answer(
             plan=back(plans, problem.cost),
             potentials=(back(f, problem.a), back(g, problem.b)),
@@ -84,33 +85,24 @@ class EMD(Solver):
 
     def _simplex(self, a: Array, b: Array, C: Array, clock: Clock) -> tuple[Array, Array, Array, Status]:
         """Plan, potentials and status of one problem."""
-        rows, columns = a > 0, b > 0
-        core, f, g = C[np.ix_(rows, columns)], np.zeros(rows.sum()), np.zeros(columns.sum())
-        a_, b_ = a[rows], b[columns]
-        pivots, done, start = 0, False, None
-        status = Status.TIME_LIMIT
+        f, g, start, pivots = np.zeros_like(a), np.zeros_like(b), None, 0
         while not clock.expired:
             step = self.max_iterations - pivots
             step = step if clock.time_limit is None else min(CHUNK + pivots, step)
-            T, log = ot.emd(a_, b_, core, step, True, center_dual=False, check_marginals=False, potentials_init=start)
-            f, g = np.asarray(log["u"]), np.asarray(log["v"])
+            T, log = ot.emd(a, b, C, step, True, center_dual=False, check_marginals=False, potentials_init=start)
+            f, g = start = log["u"], log["v"]
             pivots += step
-            done = log["result_code"] == 1
-            if done or pivots >= self.max_iterations:
-                status = Status.OPTIMAL if done else Status.ITERATION_LIMIT
-                break
-            start = (f, g)
-        plan = np.zeros_like(C) if done else np.outer(a, b) / a.sum()
-        if done:
-            plan[np.ix_(rows, columns)] = T
-        return plan, *_feasible(C, rows, f, g, columns), status
+            if log["result_code"] == 1:
+                return T, f, g, Status.OPTIMAL
+            if pivots >= self.max_iterations:
+                return np.outer(a, b) / a.sum(), f, g, Status.ITERATION_LIMIT
+        return np.outer(a, b) / a.sum(), f, g, Status.TIME_LIMIT
 
 
-def _feasible(C: Array, rows: Any, f: Array, g: Array, columns: Any) -> tuple[Array, Array]:
-    """Potentials of all nodes, feasible to rounding: two c-transforms, which never lower the dual value.
+def _feasible(C: Array, has_mass: NDArray[np.bool_], f: Array) -> tuple[Array, Array]:
+    """Feasible potentials by two c-transforms, which never lower the dual value.
 
-    The nodes without mass take no part in the simplex; theirs come from the transforms alone.
+    The rows without mass take no part: the simplex leaves their potential open, the second transform closes it.
     """
-    g_all = (C[rows] - f[:, None]).min(0)
-    f_all = (C - g_all[None, :]).min(1)
-    return f_all, g_all
+    g = np.where(has_mass[..., None], C - f[..., None], np.inf).min(-2)
+    return (C - g[..., None, :]).min(-1), g

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solvers.kernels.referee import are_matchings
+
 ArrayLike: TypeAlias = Any
 """A torch tensor, a NumPy array, or nested sequences of numbers."""
 
@@ -211,7 +213,7 @@ class AssignmentProblem:
             rows, columns = matched.sum(-1), matched.sum(-2)
             full, part = (rows, columns) if n <= m else (columns, rows)
             return integral and bool((full == 1).all() and (part <= 1).all())
-        return x.shape == self.cost.shape[:-1] and bool(_is_matching(x, n, m).all())
+        return x.shape == self.cost.shape[:-1] and _is_matching(x, n, m)
 
     def matrix(self, permutation: Tensor) -> Tensor:
         """The matching as a 0/1 matrix ``(*batch, n, m)`` in the cost's dtype."""
@@ -352,7 +354,7 @@ class QuadraticAssignmentProblem:
         n = self.A.shape[-1]
         if x.is_floating_point():
             return AssignmentProblem(torch.zeros_like(self.A)).is_feasible(x, tol)
-        return x.shape == self.A.shape[:-1] and bool(_is_matching(x, n, n).all())
+        return x.shape == self.A.shape[:-1] and _is_matching(x, n, n)
 
     def matrix(self, permutation: Tensor) -> Tensor:
         """The permutation as a 0/1 matrix P ``(*batch, n, n)``, P[i, p(i)] = 1."""
@@ -415,9 +417,11 @@ def _matrix(name: str, x: ArrayLike, words: str) -> Tensor:
 
 
 def _check_finite(name: str, M: Tensor) -> None:
+    if bool(torch.isfinite(M.detach().sum())):
+        return  # one pass: a sum is finite only if every entry is
     bad = ~torch.isfinite(M.detach())
     if not bool(bad.any()):
-        return
+        return  # finite entries whose sum overflows
     where = bad.nonzero()
     kind = "NaN" if bool(torch.isnan(M.detach()[tuple(where[0])])) else "infinite"
     raise InvalidProblem(
@@ -470,9 +474,6 @@ def _same_device(name: str, M: Tensor, other: str, reference: Tensor) -> None:
         raise InvalidProblem(f"{name} is on {M.device} and {other} on {reference.device}; pass both on one device")
 
 
-def _is_matching(x: Tensor, n: int, m: int) -> Tensor:
-    """For each row vector of ``x`` (…, n): entries in −1…m−1, distinct where matched, min(n, m) of them matched."""
-    in_range = ((x >= -1) & (x < m)).all(-1)
-    counts = torch.zeros((*x.shape[:-1], m + 1), dtype=torch.int32, device=x.device)
-    counts.scatter_add_(-1, x.clamp(-1, m - 1).long() + 1, torch.ones_like(x, dtype=torch.int32))
-    return in_range & (counts[..., 1:] <= 1).all(-1) & (counts[..., 0] == max(n - m, 0))
+def _is_matching(x: Tensor, n: int, m: int) -> bool:
+    """Whether every row of ``x`` (…, n) matches min(n, m) members, each to another of m partners."""
+    return bool(are_matchings(x.long().reshape(-1, n).contiguous().cpu().numpy(), m).all())

@@ -23,6 +23,8 @@ class Status(Enum):
     NON_FINITE = "The computation overflowed to NaN or infinity; use float64 or a larger regularisation."
     UNAVAILABLE = "The solver cannot run here; nothing was computed."
 
+    __hash__ = object.__hash__  # by identity: a batch hashes thousands of them, and Enum's own is slow
+
     @property
     def sentence(self) -> str:
         return self.value

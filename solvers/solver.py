@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -123,20 +124,20 @@ class Solver(ABC):
         home = problem.device
         if home.type not in self.devices:
             problem = problem.to(self.devices[0])
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-
-        began = time.perf_counter()
-        prepared = self._prepare(problem)
-        _synchronize(problem.device)
-        clock = Clock(self.time_limit)
-        answer = self._run(problem, prepared, clock)
-        _synchronize(problem.device)
-        prepare_time, solve_time = clock.start - began, clock.elapsed
-        x = answer.plan if answer.plan is not None else answer.permutation
-        assert x is not None, f"{self.name} returned neither a plan nor a permutation"
-        facts = recompute(problem.detach(), x.detach(), answer.potentials)
-        solution = self._solution(problem, x, answer, facts, prepare_time, solve_time)
-        if faults := check(problem, solution, facts=facts):
+        with _threads_of_torch():
+            began = time.perf_counter()
+            prepared = self._prepare(problem)
+            _synchronize(problem.device)
+            clock = Clock(self.time_limit)
+            answer = self._run(problem, prepared, clock)
+            _synchronize(problem.device)
+            prepare_time, solve_time = clock.start - began, clock.elapsed
+            x = answer.plan if answer.plan is not None else answer.permutation
+            assert x is not None, f"{self.name} returned neither a plan nor a permutation"
+            facts = recompute(problem.detach(), x.detach(), answer.potentials)
+            solution = self._solution(problem, x, answer, facts, prepare_time, solve_time)
+            faults = check(problem, solution, facts=facts)
+        if faults:
             raise InvalidSolution(f"{self.name} returned an invalid solution: {'; '.join(faults)}")
         return solution if problem.device == home else _moved(solution, home)
 
@@ -208,6 +209,21 @@ def _size(problem: Any) -> int:
     """n of an n × n problem, the larger side of a rectangular one."""
     M: Tensor = problem.A if isinstance(problem, QuadraticAssignmentProblem) else problem.cost
     return max(M.shape[-2:])
+
+
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Compiled kernels run on as many threads as torch, and torch keeps its number.
+
+    The two can share one OpenMP runtime, whose thread count numba sets anew when it starts its own threads.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _synchronize(device: torch.device) -> None:

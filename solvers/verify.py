@@ -7,10 +7,12 @@ that holds; the solver template calls it on every answer before it is handed out
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from solvers.kernels.referee import c_transform
 from solvers.problems import (
     AssignmentProblem,
     Problem,
@@ -87,15 +89,11 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
     if faults:
         return faults
     facts = recompute(problem, x, solution.potentials) if facts is None else facts
-    scale = _scale(problem, x, solution.potentials)
+    scale = _Scale(problem, x, solution.potentials)
     value = solution.value.detach()
+    wrong = usable & scale.exceeded((value - facts.value).abs(), facts.value, tol)
     return [
-        *_where(
-            usable & ~((value - facts.value).abs() <= tol * scale),
-            "the value is not the objective's",
-            value,
-            facts.value,
-        ),
+        *_where(wrong, "the value is not the objective's", value, facts.value),
         *_marginal_faults(problem, solution, facts, usable, tol),
         *_dual_faults(problem, solution, facts, scale, tol),
         *_bound_faults(problem, solution, facts, scale, usable, tol),
@@ -115,6 +113,10 @@ def _c_transform(problem: TransportProblem | AssignmentProblem, potentials: Pote
         C, g = C.mT, f
     if isinstance(problem, AssignmentProblem) and C.shape[-2] != C.shape[-1]:
         g = g.clamp(max=0)
+    if C.device.type == "cpu" and C.is_contiguous() and not bool(g.isnan().any()):
+        n, m = C.shape[-2:]
+        rows = c_transform(C.numpy().reshape(-1, n, m), g.contiguous().numpy().reshape(-1, m))
+        return torch.from_numpy(rows).reshape(C.shape[:-1]), g
     return (C - g.unsqueeze(-2)).amin(-1), g
 
 
@@ -123,11 +125,29 @@ def _paired(weights: Tensor, potential: Tensor) -> Tensor:
     return torch.where(weights > 0, weights * potential, 0).sum(-1)
 
 
-def _scale(problem: Problem, x: Tensor, potentials: Potentials | None) -> Tensor:
-    """The size of the terms summed into value and bound, to which errors are relative, shape ``(*batch,)``.
+@dataclass(frozen=True)
+class _Scale:
+    """The size of the terms summed into value and bound, to which errors are relative.
 
     Only the terms in use count: one huge cost on a forbidden pair must not make every check loose.
     """
+
+    problem: Problem
+    x: Tensor
+    potentials: Potentials | None
+
+    @cached_property
+    def size(self) -> Tensor:
+        """Shape ``(*batch,)``, float64."""
+        return _terms(self.problem, self.x, self.potentials)
+
+    def exceeded(self, difference: Tensor, near: Tensor, tol: float) -> Tensor:
+        """Where a difference is beyond ``tol`` × the size, or NaN; the value ``near`` is a smaller size at no cost."""
+        over = ~(difference <= tol * near.abs())
+        return ~(difference <= tol * self.size) if bool(over.any()) else over
+
+
+def _terms(problem: Problem, x: Tensor, potentials: Potentials | None) -> Tensor:
     if isinstance(problem, QuadraticAssignmentProblem):
         parts = (problem.A.abs(), problem.B.abs(), problem.linear.abs(), problem.constant.abs())
         return QuadraticAssignmentProblem(*parts).objective(x) + TINY
@@ -219,40 +239,44 @@ def _marginal_faults(problem: Problem, solution: Solution, facts: Facts, usable:
     return faults
 
 
-def _dual_faults(problem: Problem, solution: Solution, facts: Facts, scale: Tensor, tol: float) -> list[str]:
+def _dual_faults(problem: Problem, solution: Solution, facts: Facts, scale: _Scale, tol: float) -> list[str]:
     """Potentials that come with an optimal solution must be feasible: f_i + g_j ≤ C_ij."""
-    optimal = _having(solution, Status.OPTIMAL, problem)
-    if facts.transformed is None or solution.potentials is None or not bool(optimal.any()):
+    if facts.transformed is None or solution.potentials is None or Status.OPTIMAL not in solution.statuses:
         return []
     assert isinstance(problem, TransportProblem | AssignmentProblem)
+    optimal = _having(solution, Status.OPTIMAL, problem)
     first, second = solution.potentials if _rows_first(problem) else solution.potentials[::-1]
     first, best = first.detach().double(), facts.transformed[0]
-    mean = scale / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
-    excess = first - best
-    infeasible = optimal & ~(excess <= tol * (first.abs() + best.abs() + mean.unsqueeze(-1))).all(-1)
-    faults = _where(infeasible, "the potentials are not dual feasible, by", excess.amax(-1))
+    excess = (first - best).amax(-1)
+    faults: list[str] = []
+    if not bool((excess <= 0).all()):
+        mean = scale.size / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
+        feasible = first - best <= tol * (first.abs() + best.abs() + mean.unsqueeze(-1))
+        faults += _where(optimal & ~feasible.all(-1), "the potentials are not dual feasible, by", excess)
     if isinstance(problem, AssignmentProblem) and problem.cost.shape[-2] != problem.cost.shape[-1]:
         highest = second.detach().double().amax(-1)
-        faults += _where(optimal & ~(highest <= tol * mean), "the larger side has a positive potential", highest)
+        positive = optimal & scale.exceeded(highest, torch.zeros_like(highest), tol)
+        faults += _where(positive, "the larger side has a positive potential", highest)
     return faults
 
 
 def _bound_faults(
-    problem: Problem, solution: Solution, facts: Facts, scale: Tensor, usable: Tensor, tol: float
+    problem: Problem, solution: Solution, facts: Facts, scale: _Scale, usable: Tensor, tol: float
 ) -> list[str]:
     bound, value = solution.lower_bound, facts.value
     if bound is None:
         return []
     faults: list[str] = []
     if facts.lower_bound is not None:
-        raised = usable & ~(bound <= facts.lower_bound + tol * scale)
+        raised = usable & scale.exceeded(bound - facts.lower_bound, bound, tol)
         faults += _where(raised, "the lower bound is above the one the potentials prove", bound, facts.lower_bound)
-    slack = tol * scale
+    below = value
     if isinstance(problem, TransportProblem) and facts.marginal_error is not None:
         # A plan that misses its marginals by e can be cheaper than any feasible one, by at most max|C| e.
-        slack = slack + problem.cost.abs().amax((-2, -1)) * facts.marginal_error
-    faults += _where(usable & ~(bound <= value + slack), "the lower bound is above the value", bound, value)
-    unproven = _having(solution, Status.OPTIMAL, problem) & ~(value - bound <= tol * scale)
+        below = value + problem.cost.abs().amax((-2, -1)) * facts.marginal_error
+    above = usable & scale.exceeded(bound - below, value, tol)
+    faults += _where(above, "the lower bound is above the value", bound, value)
+    unproven = _having(solution, Status.OPTIMAL, problem) & scale.exceeded(value - bound, value, tol)
     return faults + _where(unproven, "OPTIMAL is not proven: value against bound", value, bound)
 
 
