@@ -9,6 +9,8 @@ import torch
 from conftest import make_problem
 
 from solvers import Status, TransportProblem, solve
+from solvers.sinkhorn import Sinkhorn
+from solvers.solver import Clock
 
 
 @pytest.mark.parametrize("reg", [0.02, 0.1, 1.0])
@@ -93,6 +95,19 @@ def test_nodes_without_mass_have_finite_gradients(mode):
     assert float(solution.plan[0].detach().abs().sum()) == 0
     solution.value.backward()
     assert all(torch.isfinite(x.grad).all() for x in leaves)
+
+
+@pytest.mark.parametrize("reg", [1e-3, 0.05, 1.0])
+def test_the_compiled_iteration_is_the_log_domain_iteration(reg):
+    problem = make_problem(TransportProblem, 4, n=12, m=9, seed=5)
+    parts = (problem.cost, problem.a, problem.b)
+    solver = Sinkhorn(reg=reg, tolerance=1e-6, max_iterations=300)
+    for limit in (None, 100.0):
+        compiled, plain = solver._compiled(*parts, Clock(limit)), solver._iterate(*parts, Clock(limit))
+        assert compiled[2].tolist() == plain[2].tolist()
+        assert compiled[3] == plain[3]
+        for ours, theirs in zip(compiled[:2], plain[:2], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_settings_out_of_range_are_refused():
