@@ -25,8 +25,8 @@ from reproductions.experiment import Options, Outcome, reproduce
 from reproductions.gate import compare, reference_tables
 from reproductions.report import measured_text, published_text, read_tables, write_report
 from reproductions.solve_file import read_problem, write_solution
-from solvers import InvalidProblem, Solution, Status, UnknownSolver, available_solvers, make_solver
-from solvers.registry import solver_class, solver_names, unavailable
+from solvers import InvalidProblem, Solution, Status, UnknownSolver, make_solver
+from solvers.registry import default_solver, solver_class, solver_names, unavailable
 
 app = typer.Typer(
     name="matchmark",
@@ -52,9 +52,6 @@ def main() -> None:
     except (UserError, InvalidProblem, UnknownSolver) as error:
         err.print(f"matchmark: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("matchmark: stopped; what is finished is kept, and the same command goes on from there")
-        sys.exit(130)
 
 
 @app.command("list")
@@ -121,9 +118,8 @@ def solve(
     if solver is not None and (reason := unavailable(solver)):
         raise UserError(f"the solver {solver} cannot run here: {reason}")
     given = read_problem(file, problem, solver)
-    name = solver or next(iter(sorted(available_solvers(given), key=lambda n: (not solver_class(n).exact, n))))
     try:
-        chosen = make_solver(name, **_settings(settings), time_limit=time_limit, seed=seed)
+        chosen = make_solver(solver or default_solver(given), **_settings(settings), time_limit=time_limit, seed=seed)
         solution = chosen.solve(given.to(_device(device)))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
@@ -144,14 +140,12 @@ def reproduce_(
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
     options = Options(results, _device(device), seed, jobs)
-    for name in papers or PAPERS:
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-            console=err, transient=True,
-        ) as progress:  # fmt: skip
-            task = progress.add_task(name, total=1.0)
-            outcome = reproduce(name, options, partial(_advance, progress, task, name))
-        _print_outcome(outcome, results)
+    try:
+        for name in papers or PAPERS:
+            _print_outcome(_reproduce_with_progress(name, options), results)
+    except KeyboardInterrupt:
+        err.print("matchmark: stopped; what is finished is kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
     out.print(f"report page: {write_report(results)}", soft_wrap=True)
 
 
@@ -183,6 +177,13 @@ def check(
         out.print(f"{len(findings) - len(failed)} of {len(findings)} numbers hold")
     if failed or not findings:
         raise typer.Exit(1)
+
+
+def _reproduce_with_progress(paper: str, options: Options) -> Outcome:
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(paper, total=1.0)
+        return reproduce(paper, options, partial(_advance, progress, task, paper))
 
 
 def _advance(progress: Progress, task: TaskID, paper: str, what: str, fraction: float) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,18 +80,3 @@ class Cache:
 
     def write_json(self, kind: str, key: str, value: Any) -> None:
         write_atomically(self.path(kind, key, ".json"), json.dumps(value, indent=1, allow_nan=False))
-
-    def arrays(
-        self, kind: str, key: str, make: Callable[[], dict[str, np.ndarray]], names: Iterable[str]
-    ) -> dict[str, np.ndarray]:
-        """The named arrays, made once."""
-        path = self.path(kind, key, ".npz")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in names}
-        except (FileNotFoundError, ValueError, KeyError, OSError, EOFError):
-            made = make()
-        buffer = io.BytesIO()
-        np.savez(buffer, **made)  # type: ignore[arg-type]
-        write_atomically(path, buffer.getvalue())
-        return made

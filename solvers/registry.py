@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from solvers.problems import Problem
+from solvers.problems import AssignmentProblem, Problem, QuadraticAssignmentProblem, TransportProblem
 from solvers.solution import Solution
 from solvers.solver import Solver
 
@@ -23,6 +23,11 @@ BUILTIN = {
     "emd": "solvers.emd:EMD",
     "jonker_volgenant": "solvers.jonker_volgenant:JonkerVolgenant",
     "brute_force": "solvers.brute_force:BruteForce",
+}
+DEFAULTS: dict[type, str] = {
+    TransportProblem: "emd",
+    AssignmentProblem: "jonker_volgenant",
+    QuadraticAssignmentProblem: "brute_force",
 }
 GROUP = "matchmark.solvers"
 
@@ -91,15 +96,22 @@ def available_solvers(problem: Problem | type | None = None) -> list[str]:
     return [n for n in names if kind is None or issubclass(kind, solver_class(n).problem_types)]
 
 
-def solve(problem: Problem, solver: str = "emd", **settings: Any) -> Solution:
+def default_solver(problem: Problem) -> str:
+    """The exact solver to use for a problem when none is named."""
+    return DEFAULTS[type(problem)]
+
+
+def solve(problem: Problem, solver: str | None = None, **settings: Any) -> Solution:
     """Solve a problem, or a batch of problems, with the named solver: ``solve(problem, "sinkhorn", reg=0.05)``.
+
+    Without a name it is the exact solver for the type of problem.
 
     Raises:
         UnknownSolver: no such name.
         TypeError: an unknown setting, or a problem this solver does not take.
         ValueError: a setting out of range, or a problem too large for this solver.
     """
-    return make_solver(solver, **settings).solve(problem)
+    return make_solver(solver or default_solver(problem), **settings).solve(problem)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,12 @@ class Solver(ABC):
     reference: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, kind = getattr(self, f.name), str(f.type)
+            if kind.startswith(("int", "float")) and not (value is None and "None" in kind):
+                wanted = numbers.Integral if kind.startswith("int") else numbers.Real
+                if isinstance(value, bool) or not isinstance(value, wanted):
+                    raise TypeError(f"{f.name} must be {'an integer' if kind == 'int' else 'a number'}, not {value!r}")
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit must be a number of seconds ≥ 0 or None, not {self.time_limit!r}")
 

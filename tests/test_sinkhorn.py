@@ -112,6 +112,16 @@ def test_the_compiled_iteration_is_the_log_domain_iteration(reg):
 
 def test_settings_out_of_range_are_refused():
     problem = make_problem(TransportProblem, n=3)
-    for settings in ({"reg": 0.0}, {"reg": -1.0}, {"tolerance": 0.0}, {"max_iterations": 0}, {"gradient": "none"}):
+    for settings in ({"reg": "0.1"}, {"max_iterations": 2.5}, {"seed": None}, {"reg": True}):
+        with pytest.raises(TypeError, match=f"{next(iter(settings))} must be an? (number|integer), not"):
+            solve(problem, "sinkhorn", **settings)
+    for settings in (
+        {"reg": 0.0},
+        {"reg": np.nan},
+        {"reg": -1.0},
+        {"tolerance": 0.0},
+        {"max_iterations": 0},
+        {"gradient": "none"},
+    ):
         with pytest.raises(ValueError, match=next(iter(settings))):
             solve(problem, "sinkhorn", **settings)
