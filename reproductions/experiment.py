@@ -139,7 +139,6 @@ class Outcome:
     results: list[Result] = field(default_factory=list)
     reused: int = 0
     measured: int = 0
-    files: list[Path] = field(default_factory=list)
 
 
 def load_experiment(paper: str) -> Experiment:
@@ -180,7 +179,8 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
     def write() -> None:
         results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
         outcome.results = results + _not_run(published)
-        outcome.files = write_tables(published, [r.record() for r in outcome.results], options.results / paper)
+        records, claims = [r.record() for r in outcome.results], [r.row.claim for r in outcome.results]
+        write_tables(published, records, claims, options.results / paper)
 
     if missing:
         record = RunRecord(options.results / "runs", paper, "embedded", options.device, options.seed)

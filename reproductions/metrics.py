@@ -12,9 +12,9 @@ Direction = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, unit and direction, and the change (in its unit) that the gate lets pass."""
+    """What a metric is called, its unit and direction, and the change (in its unit) that the gate lets pass."""
 
-    name: str
+    title: str
     unit: str
     direction: Direction
     gate_tolerance: float
@@ -22,7 +22,7 @@ class Metric:
 
 METRICS = {
     # Reruns differ by library versions and thread counts; half a point is far below any effect the tables show.
-    "few_shot_accuracy": Metric("few_shot_accuracy", "percent", "higher", 0.5),
+    "few_shot_accuracy": Metric("few-shot accuracy", "percent", "higher", 0.5),
 }
 
 

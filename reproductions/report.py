@@ -13,7 +13,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reproductions.claims import Paper
+from reproductions.claims import Claim, Paper
+from reproductions.metrics import METRICS
 from reproductions.storage import write_atomically
 
 COLUMNS = [
@@ -22,22 +23,26 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def write_tables(paper: Paper, records: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows."""
+def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequence[Claim | None], folder: Path) -> None:
+    """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows.
+
+    Args:
+        paper: whose tables they are.
+        records: one row of a table each, with the keys ``COLUMNS``.
+        claims: the published number beside each record, None where there is none.
+        folder: where the files go.
+    """
     frame = pd.DataFrame(records, columns=COLUMNS)
     frame["n"] = frame["n"].astype("Int64")
-    written = []
     for name, table in frame.groupby("table", sort=False):
         files: dict[Path, str | bytes] = {
             folder / f"{name}.csv": table.to_csv(index=False, lineterminator="\n"),
-            folder / f"{name}.md": markdown(paper, str(name), table),
+            folder / f"{name}.md": markdown(paper, str(name), table, [claims[k] for k in table.index]),
         }
         if table["measured"].notna().any():
             files[folder / f"{name}.png"] = figure(str(name), table)
         for path, content in files.items():
             write_atomically(path, content)
-        written += list(files)
-    return written
 
 
 def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
@@ -65,7 +70,7 @@ def published_text(row: pd.Series) -> str:
     return f"{row['published']:.2f}{interval}"
 
 
-def markdown(paper: Paper, name: str, table: pd.DataFrame) -> str:
+def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Claim | None]) -> str:
     """The table for reading: measured beside published, then verdicts, data and sources."""
     shown = pd.DataFrame(
         {
@@ -84,24 +89,18 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame) -> str:
     lines = [
         f"# {paper.name}: {name.replace('_', ' ')}",
         f"{paper.authors}, *{paper.title}*, {paper.link}",
-        f"{first['metric'].replace('_', ' ')} in {first['unit']}; tier: {', '.join(table['tier'].unique())}; "
+        f"{METRICS[first['metric']].title} in {first['unit']}; tier: {', '.join(table['tier'].unique())}; "
         f"data: {', '.join(table['data'].unique())}.",
         shown.to_markdown(index=False, disable_numparse=True),
     ]
-    if sources := _sources(paper, table):
-        lines += ["Published numbers:", "\n".join(f"- {s}" for s in sources)]
-    return "\n\n".join(lines) + "\n"
-
-
-def _sources(paper: Paper, table: pd.DataFrame) -> list[str]:
-    """Where the published numbers of a table come from, each once."""
-    values = {(r["column"], r["published"]) for _, r in table.iterrows() if pd.notna(r["published"])}
-    claims = [c for c in paper.claims if (c.column, c.value) in values]
-    told = (
-        f"{c.data}, {c.version}: {c.protocol}. Source: {c.source}. Tolerance {c.tolerance:g}: {c.tolerance_reason}."
+    sources = dict.fromkeys(
+        f"- {c.data}, {c.version}: {c.protocol}. Source: {c.source}. Tolerance {c.tolerance:g}: {c.tolerance_reason}."
         for c in claims
+        if c is not None
     )
-    return list(dict.fromkeys(told))
+    if sources:
+        lines += ["Published numbers:", "\n".join(sources)]
+    return "\n\n".join(lines) + "\n"
 
 
 def figure(name: str, table: pd.DataFrame) -> bytes:
@@ -120,7 +119,7 @@ def figure(name: str, table: pd.DataFrame) -> bytes:
             panel.barh(names, centre, xerr=error, color=[colours[n] for n in names], error_kw={"capsize": 3})
             panel.bar_label(panel.containers[-1], [f"{v:.1f}" for v in centre], label_type="center", color="white")
             panel.set_title(column)
-            panel.set_xlabel(f"{part['metric'].iloc[0].replace('_', ' ')} ({part['unit'].iloc[0]})")
+            panel.set_xlabel(f"{METRICS[part['metric'].iloc[0]].title} ({part['unit'].iloc[0]})")
             panel.grid(axis="y", visible=False)
         panels[0].invert_yaxis()
         fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")

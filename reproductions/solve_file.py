@@ -81,10 +81,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise UserError(f"there is no file {path}")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array; pass an .npz archive with 'cost', or with 'A' and 'B'")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"{path} holds a single array; pass an .npz archive with 'cost', or with 'A' and 'B'")
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not an .npz archive of numbers ({str(error).splitlines()[0]})") from None

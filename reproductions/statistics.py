@@ -52,7 +52,7 @@ def verdict(claim: Claim | None, measured: Estimate | None, data: str, why_not_r
     if claim is None:
         return "not comparable", "no published number was found for this row"
     if data != claim.data:
-        return "not comparable", f"measured on {data}, published for {claim.data}"
+        return "not comparable", f"measured on {data}, published for {claim.data} ({claim.row})"
     if measured.half_width > claim.tolerance:
         return (
             "inconclusive",

@@ -276,7 +276,10 @@ def test_verdicts():
     assert verdict(claim, near, "miniImageNet")[0] == "agrees"
     assert verdict(claim, Estimate(60.0, 59.7, 60.3, 5000), "miniImageNet")[0] == "differs"
     assert verdict(claim, Estimate(65.5, 60.0, 71.0, 20), "miniImageNet")[0] == "inconclusive"
-    assert verdict(claim, near, "digits") == ("not comparable", "measured on digits, published for miniImageNet")
+    assert verdict(claim, near, "digits") == (
+        "not comparable",
+        "measured on digits, published for miniImageNet (DeepEMD (5x5))",
+    )
     assert verdict(None, near, "digits")[0] == "not comparable"
     assert verdict(claim, None, "digits", "why") == ("not run", "why")
 
@@ -374,4 +377,4 @@ def test_the_gate_reads_a_folder_or_a_commit(fake, tmp_path):
         reference_tables(results, "nowhere")
     rows = [Row("t", "r", "c", "few_shot_accuracy", "none", {}, "embedded", "d", "h")]
     assert rows[0].identity["row"] == "r"
-    assert "counts" in markdown(experiment.load_paper("fake"), "counts", from_folder["fake"]["counts"])
+    assert "counts" in markdown(experiment.load_paper("fake"), "counts", from_folder["fake"]["counts"], [])
