@@ -80,7 +80,7 @@ class EMD(Solver):
             plan=back(plans, problem.cost),
             potentials=(back(f, problem.a), back(g, problem.b)),
             statuses=statuses,
-            message="unfinished problems have the plan a bᵀ/Σa" if Status.TIME_LIMIT in statuses else "",
+            message="" if set(statuses) == {Status.OPTIMAL} else "unfinished problems have the plan a bᵀ/Σa",
         )
 
     def _simplex(self, a: Array, b: Array, C: Array, clock: Clock) -> tuple[Array, Array, Array, Status]:

@@ -99,8 +99,8 @@ class Solver(ABC):
             raise ValueError(f"time_limit must be a number of seconds ≥ 0 or None, not {self.time_limit!r}")
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        """Why this solver cannot run on this machine, in one sentence; None when it can."""
+    def unavailable(cls, problem: Problem | None = None) -> str | None:
+        """Why this solver cannot run on this machine, or not on this problem (a licence); None when it can."""
         return None
 
     def _prepare(self, problem: Any) -> Any:
@@ -126,7 +126,7 @@ class Solver(ABC):
             InvalidSolution: the referee refuses the answer (a defect of the solver).
         """
         self._accept(problem)
-        if reason := self.unavailable():
+        if reason := self.unavailable(problem):
             return self._unavailable_solution(problem, reason)
         home = problem.device
         if home.type not in self.devices:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from solvers import AssignmentProblem, InvalidProblem, QuadraticAssignmentProblem, TransportProblem, solve
+from solvers import AssignmentProblem, InvalidProblem, QuadraticAssignmentProblem, Status, TransportProblem, solve
 
 EYE = np.eye(3)
 NAN = np.array([[0.0, np.nan, 1.0], [0.0, 1.0, 2.0]])
@@ -123,6 +123,13 @@ def test_assignment_and_transport_convert_exactly():
         TransportProblem(C, a=[0.1, 0.1, 0.2, 0.3, 0.3]).to_assignment()
     with pytest.raises(InvalidProblem, match="3 × 4"):
         AssignmentProblem(np.ones((3, 4))).to_transport()
+
+
+def test_the_default_solver_is_the_exact_one_for_the_type():
+    C = np.random.default_rng(5).random((4, 4))
+    assert solve(TransportProblem(C)).solver == "emd"
+    assert solve(AssignmentProblem(C)).solver == "jonker_volgenant"
+    assert solve(QuadraticAssignmentProblem(C, C)).status is Status.OPTIMAL
 
 
 def test_feasibility_of_matrices_and_matchings():

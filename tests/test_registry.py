@@ -79,10 +79,12 @@ def test_a_plugin_that_cannot_be_imported_is_unavailable_with_the_reason(plugin)
 def test_an_unavailable_solver_answers_with_its_reason(plugin):
     class Licensed(BruteForce):
         @classmethod
-        def unavailable(cls):
-            return "the licence allows n ≤ 2"
+        def unavailable(cls, problem=None):
+            return "the licence allows n ≤ 2" if problem is not None and problem.cost.shape[-1] > 2 else None
 
     plugin("licensed", Licensed)
+    assert "licensed" in available_solvers()
+    assert solve(make_problem(AssignmentProblem, n=2), "licensed").status is Status.OPTIMAL
     solution = solve(make_problem(AssignmentProblem, 2, n=3), "licensed")
     assert solution.status is Status.UNAVAILABLE
     assert solution.message == "the licence allows n ≤ 2"
