@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
+from torch import Tensor
 
 PACKAGES = ("solvers", "reproductions")
 
@@ -80,3 +83,13 @@ class Cache:
 
     def write_json(self, kind: str, key: str, value: Any) -> None:
         write_atomically(self.path(kind, key, ".json"), json.dumps(value, indent=1, allow_nan=False))
+
+    def tensors(self, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Named tensors, made once."""
+        path = self.path(kind, key, ".safetensors")
+        try:
+            return safetensors.torch.load(path.read_bytes())
+        except (FileNotFoundError, safetensors.SafetensorError):
+            made = {name: x.detach().cpu().contiguous() for name, x in make().items()}
+        write_atomically(path, safetensors.torch.save(made))
+        return made

@@ -61,16 +61,18 @@ class EMD(Solver):
 
     def _run(self, problem: TransportProblem, prepared: tuple[Array, Array, Array], clock: Clock) -> Answer:
         C, a, b = prepared
-        plans, f, g = np.empty_like(C), np.empty_like(a), np.empty_like(b)
+        plans, f = np.empty_like(C), np.empty_like(a)
         statuses = [Status.TIME_LIMIT] * len(C)
 
-        def run(k: int) -> None:
-            plans[k], f[k], g[k], statuses[k] = self._simplex(a[k], b[k], C[k], clock)
+        def run(part: range) -> None:
+            for k in part:
+                plans[k], f[k], statuses[k] = self._simplex(a[k], b[k], C[k], clock)
 
-        threads = min(torch.get_num_threads(), len(C))
+        threads = min(torch.get_num_threads(), len(C))  # a stretch each: the interpreter is held between pivots
+        cuts = [len(C) * t // threads for t in range(threads + 1)]
         with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
             warnings.simplefilter("ignore", UserWarning)  # POT warns at its iteration limit; the status says it
-            list(pool.map(run, range(len(C))))
+            list(pool.map(run, map(range, cuts, cuts[1:])))
 
         def back(x: Array, like: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(x).to(problem.dtype).reshape(like.shape)
@@ -83,20 +85,20 @@ class EMD(Solver):
             message="" if set(statuses) == {Status.OPTIMAL} else "unfinished problems have the plan a bᵀ/Σa",
         )
 
-    def _simplex(self, a: Array, b: Array, C: Array, clock: Clock) -> tuple[Array, Array, Array, Status]:
-        """Plan, potentials and status of one problem."""
-        f, g, start, pivots = np.zeros_like(a), np.zeros_like(b), None, 0
+    def _simplex(self, a: Array, b: Array, C: Array, clock: Clock) -> tuple[Array, Array, Status]:
+        """Plan, potentials of the rows and status of one problem."""
+        f, start, pivots = np.zeros_like(a), None, 0
         while not clock.expired:
             step = self.max_iterations - pivots
             step = step if clock.time_limit is None else min(CHUNK + pivots, step)
             T, log = ot.emd(a, b, C, step, True, center_dual=False, check_marginals=False, potentials_init=start)
-            f, g = start = log["u"], log["v"]
+            f, _ = start = log["u"], log["v"]
             pivots += step
             if log["result_code"] == 1:
-                return T, f, g, Status.OPTIMAL
+                return T, f, Status.OPTIMAL
             if pivots >= self.max_iterations:
-                return np.outer(a, b) / a.sum(), f, g, Status.ITERATION_LIMIT
-        return np.outer(a, b) / a.sum(), f, g, Status.TIME_LIMIT
+                return np.outer(a, b) / a.sum(), f, Status.ITERATION_LIMIT
+        return np.outer(a, b) / a.sum(), f, Status.TIME_LIMIT
 
 
 def _feasible(C: Array, has_mass: NDArray[np.bool_], f: Array) -> tuple[Array, Array]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from reproductions.deepemd import pretrain
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.episodes import episodes, sample_indices
 from reproductions.deepemd.method import (
@@ -19,7 +18,7 @@ from reproductions.deepemd.method import (
     scaled,
     similarity,
 )
-from reproductions.deepemd.pretrain import Pretraining, feature_maps, pretrained_encoder
+from reproductions.deepemd.pretrain import Pretraining, cached_feature_maps, feature_maps, pretrained_encoder
 from reproductions.metrics import few_shot_accuracy
 from reproductions.statistics import mean_interval
 from reproductions.storage import Cache
@@ -183,4 +182,7 @@ def test_features_have_no_augmentation_and_no_batch_effects(tiny, tmp_path):
     encoder = pretrained_encoder(images, labels, settings, Cache(tmp_path))
     together = feature_maps(encoder, images, settings)
     torch.testing.assert_close(together[:1], feature_maps(encoder, images[:1], settings), rtol=1e-4, atol=1e-5)
-    assert pretrain.Pretraining(classes=(0,)).seed == 0
+    cached = [cached_feature_maps(encoder, images, settings, Cache(tmp_path)) for _ in range(2)]
+    assert torch.equal(cached[0], cached[1])
+    assert torch.equal(cached[0], together)
+    assert len(list((tmp_path / "features").iterdir())) == 1

@@ -15,7 +15,7 @@ from reproductions.datasets import load_digits
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.episodes import Episode, episodes
 from reproductions.deepemd.method import NodeMatching, nodes, pooled_logits
-from reproductions.deepemd.pretrain import Pretraining, feature_maps, pretrained_encoder
+from reproductions.deepemd.pretrain import Pretraining, cached_feature_maps, pretrained_encoder
 from reproductions.experiment import Advance, Options, Row
 from reproductions.metrics import few_shot_accuracy
 
@@ -68,6 +68,7 @@ def prepare(options: Options, advance: Advance) -> None:
         advance(f"training the encoder, epoch {epoch} of {epochs}, loss {loss:.3f}", epoch / epochs)
 
     _encoder(options, on_epoch)
+    _novel_nodes(options)
 
 
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
@@ -101,9 +102,9 @@ def _encoder(options: Options, on_epoch: Callable[[int, int, float], None] = lam
 
 @cache
 def _novel_nodes(options: Options) -> tuple[Tensor, Tensor]:
-    """Nodes ``(n, 25, 64)`` and labels of the images of the novel classes."""
+    """Nodes ``(n, 25, 64)`` and labels of the novel classes' images; every row, in any process, reads the same."""
     images, labels = load_digits().split(NOVEL)
-    maps = feature_maps(_encoder(options), images, PRETRAINING)
+    maps = cached_feature_maps(_encoder(options), images, PRETRAINING, options.cache)
     return nodes(maps).contiguous().to(options.device), labels.to(options.device)
 
 

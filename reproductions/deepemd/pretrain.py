@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,15 +70,16 @@ def pretrained_encoder(
     """
     code = source_hash((Path(__file__), Path(backbone.__file__)))
     key = content_hash(images.numpy(), labels.numpy(), asdict(settings), code, torch.__version__)
-    weights = cache.path("weights", key, ".safetensors")
     torch.manual_seed(settings.seed)
     encoder = ResNet12(settings.widths, images.shape[1])
-    try:
-        encoder.load_state_dict(safetensors.torch.load(weights.read_bytes()))
-    except (FileNotFoundError, safetensors.SafetensorError, RuntimeError):
-        _train(encoder, images, labels, settings, cache.path("weights", key, ".part"), on_epoch)
-        write_atomically(weights, safetensors.torch.save(encoder.state_dict()))
-        cache.path("weights", key, ".part").unlink(missing_ok=True)
+    checkpoint = cache.path("weights", key, ".part")
+
+    def train() -> dict[str, Tensor]:
+        _train(encoder, images, labels, settings, checkpoint, on_epoch)
+        return encoder.state_dict()
+
+    encoder.load_state_dict(cache.tensors("weights", key, train))
+    checkpoint.unlink(missing_ok=True)
     return encoder.eval()
 
 
@@ -139,3 +139,10 @@ def _restore(checkpoint: Path, parts: dict[str, Any]) -> int:
 def feature_maps(encoder: ResNet12, images: Tensor, settings: Pretraining) -> Tensor:
     """Feature maps of resized images without augmentation: ``(n, channels, height, width)``."""
     return torch.cat([encoder(settings.resized(part)) for part in images.split(256)])
+
+
+def cached_feature_maps(encoder: ResNet12, images: Tensor, settings: Pretraining, cache: Cache) -> Tensor:
+    """``feature_maps``, computed once for these weights and images."""
+    weights = [x.numpy() for x in encoder.state_dict().values()]
+    key = content_hash(*weights, images.numpy(), settings.side, torch.__version__)
+    return cache.tensors("features", key, lambda: {"maps": feature_maps(encoder, images, settings)})["maps"]
