@@ -1,8 +1,8 @@
 """The asv benchmarks: our solvers beside their peers, on the same instances, one thread each.
 
 ``asv run`` measures the last commit, ``asv continuous HEAD~1 HEAD`` compares two, and ``asv run -E existing --quick
---dry-run`` tries the working tree. ``MATCHMARK_BENCH`` picks the grid: ``fast`` (the default, one size a family),
-``regular`` or ``large``; see `benchmarks.common`.
+--dry-run`` tries the working tree. ``MATCHMARK_BENCH`` picks the grid: ``fast`` (the default), ``regular``
+or ``large``; see `benchmarks.common`.
 """
 
 import os

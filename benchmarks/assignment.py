@@ -1,13 +1,17 @@
 """Linear assignment: Jonker–Volgenant, from the caller's arrays to the matching, checks included.
 
-Peers, each in a loop over the batch: SciPy's ``linear_sum_assignment``, ``lapjv``, and ``lap.lapjv`` (``lapx``).
+Peers: SciPy's ``linear_sum_assignment`` and ``lapjv`` in a loop over the batch, and the fastest batched function of
+``lapx``. Of these only lapjv returns dual potentials, as ours does.
 """
 
 from functools import cache
 
 import numpy as np
+from lapjv import lapjv
+from scipy.optimize import linear_sum_assignment
 
 from benchmarks import common
+from solvers import AssignmentProblem, make_solver
 
 
 class Assignment:
@@ -17,7 +21,7 @@ class Assignment:
     param_names = ("solver", "size")
     params = (
         ["jonker_volgenant", "scipy", "lapjv", "lapx"],
-        common.grid(["1000x10x10"], ["900x29x29", "1x500x500"], ["1x4000x4000"]),
+        common.grid(["1000x10x10", "900x29x29", "1x500x500"], [], ["1x4000x4000"]),
     )
 
     def setup(self, solver, size):
@@ -40,28 +44,22 @@ def _warm(solver, size):
 
 
 def _ours(cost):
-    from solvers import AssignmentProblem, make_solver
-
     solver = make_solver("jonker_volgenant")
     return lambda: common.solved(solver.solve(AssignmentProblem(cost))).permutation
 
 
 def _scipy(cost):
-    from scipy.optimize import linear_sum_assignment
-
     return lambda: [linear_sum_assignment(costs)[1] for costs in cost]
 
 
 def _lapjv(cost):
-    from lapjv import lapjv
-
     return lambda: [lapjv(costs)[0] for costs in cost]
 
 
 def _lapx(cost):
     import lap
 
-    return lambda: [lap.lapjv(costs, return_cost=False)[0] for costs in cost]
+    return lambda: lap.lapjvr_batch(cost, return_cost=False, n_threads=1)[1]
 
 
 SOLVERS = {"jonker_volgenant": _ours, "scipy": _scipy, "lapjv": _lapjv, "lapx": _lapx}

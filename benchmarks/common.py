@@ -2,14 +2,16 @@
 
 Grids come from the environment variable ``MATCHMARK_BENCH``, never from the machine:
 
-* ``fast``, the default: one size a family, float32. With ``--quick`` it ends in about a minute on two cores, nearly
-  all of it imports, because asv starts a process for every combination of parameters.
-* ``regular``: three sizes a family, float32 and float64. What a stored history should be measured with.
+* ``fast``, the default: three sizes a family, float32. With ``--quick`` it ends in about a minute on two cores.
+* ``regular``: float64 and OpenCV as well. What a stored history should be measured with.
 * ``large``: larger sizes as well.
 
+asv starts a process for every combination of parameters: forked from one that has imported this package (the launch
+method ``forkserver``), so torch and POT are imported once, here. Nothing may touch CUDA or run in parallel at import:
+neither survives a fork. With ``--launch-method spawn`` every process imports for itself, some seconds each.
+
 asv takes NaN for "skipped" and NotImplementedError in ``setup`` for "skip me", so whatever is non-finite, unconverged
-or broken raises something else here. Heavy packages are imported inside functions, so that a process pays only for what
-it measures.
+or broken raises something else here.
 """
 
 import ctypes
@@ -19,6 +21,7 @@ import sys
 from functools import cache
 
 import numpy as np
+import torch
 
 PROFILES = ("fast", "regular", "large")
 PROFILE = os.environ.get("MATCHMARK_BENCH", "fast")
@@ -68,8 +71,6 @@ def require_device(device):
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         raise NotImplementedError("no CUDA driver on this machine") from None
-    import torch
-
     if not torch.cuda.is_available():
         raise NotImplementedError("no CUDA device on this machine")
 
@@ -77,8 +78,6 @@ def require_device(device):
 def synchronize(device):
     """Wait for the device: a CUDA kernel is only queued when its call returns."""
     if device == "cuda":
-        import torch
-
         torch.cuda.synchronize()
 
 
