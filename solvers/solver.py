@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -218,19 +219,24 @@ def _size(problem: Any) -> int:
     return max(M.shape[-2:])
 
 
+_RUNNING = threading.RLock()
+
+
 @contextmanager
 def _threads_of_torch() -> Iterator[None]:
     """Compiled kernels run on as many threads as torch, and torch keeps its number.
 
-    The two can share one OpenMP runtime, whose thread count numba sets anew when it starts its own threads.
+    The two can share one OpenMP runtime, whose thread count numba sets anew when it starts its own threads. One solve
+    runs at a time: each uses all threads as it is, and not every threading layer of numba bears two callers.
     """
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+    with _RUNNING:
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 def _synchronize(device: torch.device) -> None:

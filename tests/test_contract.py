@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -163,6 +164,17 @@ def test_inputs_are_never_modified(name, kind):
     make_solver(name).solve(kind(**shared))
     for field, tensor in shared.items():
         np.testing.assert_array_equal(tensor.numpy(), before[field])
+
+
+@each_claim
+def test_threads_may_solve_at_the_same_time(name, kind):
+    problems = [make_problem(kind, 20, n=6, seed=k) for k in range(8)]
+    alone = [make_solver(name).solve(p).value for p in problems]
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        together = [s.value for s in pool.map(make_solver(name).solve, problems)]
+    assert torch.get_num_threads() == before
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @each_claim
