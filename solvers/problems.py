@@ -7,39 +7,79 @@ booleans become float64, half precision becomes float32. What the caller passed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from solvers import validation
 from solvers.kernels.referee import are_matchings
+from solvers.validation import ArrayLike, InvalidProblem
 
-ArrayLike: TypeAlias = Any
-"""A torch tensor, a NumPy array, or nested sequences of numbers."""
+__all__ = [
+    "ArrayLike",
+    "AssignmentProblem",
+    "InvalidProblem",
+    "Problem",
+    "QuadraticAssignmentProblem",
+    "TransportProblem",
+    "default_tolerance",
+]
 
 
-class InvalidProblem(ValueError):
-    """What was passed cannot be a problem; the message says what it was and what to pass instead."""
+class Problem(ABC):
+    """What every problem is: a frozen dataclass of tensors, the first of shape ``(*batch, n, m)``."""
 
+    @abstractmethod
+    def objective(self, x: Tensor) -> Tensor:
+        """The objective of a plan or matching, shape ``(*batch,)``, summed in float64."""
 
-@runtime_checkable
-class Problem(Protocol):
-    """What every problem offers to the solver template and to the referee."""
+    @abstractmethod
+    def is_feasible(self, x: Tensor, tol: float | None = None) -> bool:
+        """Whether ``x`` is feasible for every problem of the batch."""
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     @property
-    def batch_shape(self) -> torch.Size: ...
+    def _first(self) -> Tensor:
+        return getattr(self, next(iter(self.__dataclass_fields__)))  # type: ignore[attr-defined]
+
     @property
-    def dtype(self) -> torch.dtype: ...
+    def batch_shape(self) -> torch.Size:
+        return self._first.shape[:-2]
+
     @property
-    def device(self) -> torch.device: ...
+    def dtype(self) -> torch.dtype:
+        return self._first.dtype
+
     @property
-    def requires_grad(self) -> bool: ...
-    def objective(self, x: Tensor) -> Tensor: ...
-    def is_feasible(self, x: Tensor, tol: float | None = None) -> bool: ...
-    def to(self, device: torch.device | str) -> Problem: ...
-    def detach(self) -> Problem: ...
+    def device(self) -> torch.device:
+        return self._first.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return any(t.requires_grad for t in self._tensors().values())
+
+    def to(self, device: torch.device | str) -> Self:
+        """The problem on another device."""
+        return self._rebuilt(**{name: t.to(device) for name, t in self._tensors().items()})
+
+    def detach(self) -> Self:
+        """The problem without its graph."""
+        return self._rebuilt(**{name: t.detach() for name, t in self._tensors().items()})
+
+    def _rebuilt(self, **tensors: Tensor) -> Self:
+        """A copy with other tensors, without validating again what is already valid."""
+        twin = object.__new__(type(self))
+        twin._freeze(**tensors)
+        return twin
+
+    def _freeze(self, **tensors: Tensor) -> None:
+        for name, value in tensors.items():
+            object.__setattr__(self, name, value)
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
@@ -51,7 +91,7 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class TransportProblem:
+class TransportProblem(Problem):
     """Kantorovich's problem: minimise ⟨C, T⟩ over transport plans T ≥ 0 with T 1 = a and Tᵀ 1 = b.
 
     Args:
@@ -70,35 +110,19 @@ class TransportProblem:
     b: Tensor
 
     def __init__(self, cost: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None) -> None:
-        C = _matrix("cost", cost, "(*batch, n, m)")
+        C = validation.matrix("cost", cost, "(*batch, n, m)")
         *batch, n, m = C.shape
-        weights_a = _weights("a", a, C, n)
-        weights_b = _weights("b", b, C, m)
-        weights_b = weights_b * _total_ratio(weights_a, weights_b)
-        _freeze(self, cost=C, a=weights_a.expand(*batch, n), b=weights_b.expand(*batch, m))
+        weights_a = validation.weights("a", a, C, n)
+        weights_b = validation.weights("b", b, C, m)
+        weights_b = weights_b * validation.total_ratio(weights_a, weights_b)
+        self._freeze(cost=C, a=weights_a.expand(*batch, n), b=weights_b.expand(*batch, m))
 
     @classmethod
     def from_similarity(
         cls, similarity: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None
     ) -> TransportProblem:
         """The problem whose minimum is minus the largest transported similarity: C = −S."""
-        return cls(-_matrix("similarity", similarity, "(*batch, n, m)"), a, b)
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        return self.cost.shape[:-2]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.cost.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.cost.device
-
-    @property
-    def requires_grad(self) -> bool:
-        return self.cost.requires_grad or self.a.requires_grad or self.b.requires_grad
+        return cls(-validation.matrix("similarity", similarity, "(*batch, n, m)"), a, b)
 
     @property
     def mass(self) -> Tensor:
@@ -143,15 +167,9 @@ class TransportProblem:
             )
         return AssignmentProblem(self.cost * w.unsqueeze(-1))
 
-    def to(self, device: torch.device | str) -> TransportProblem:
-        return _rebuilt(self, cost=self.cost.to(device), a=self.a.to(device), b=self.b.to(device))
-
-    def detach(self) -> TransportProblem:
-        return _rebuilt(self, cost=self.cost.detach(), a=self.a.detach(), b=self.b.detach())
-
 
 @dataclass(frozen=True, eq=False, init=False)
-class AssignmentProblem:
+class AssignmentProblem(Problem):
     """Linear assignment: minimise Σ_i C[i, p(i)] over matchings p of the smaller side into the larger.
 
     A matching is an integer tensor of shape ``(*batch, n)``: the column of each row, −1 for a row left unmatched
@@ -167,28 +185,12 @@ class AssignmentProblem:
     cost: Tensor
 
     def __init__(self, cost: ArrayLike) -> None:
-        _freeze(self, cost=_matrix("cost", cost, "(*batch, n, m)"))
+        self._freeze(cost=validation.matrix("cost", cost, "(*batch, n, m)"))
 
     @classmethod
     def from_similarity(cls, similarity: ArrayLike) -> AssignmentProblem:
         """The problem whose minimum is minus the largest total similarity: C = −S."""
-        return cls(-_matrix("similarity", similarity, "(*batch, n, m)"))
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        return self.cost.shape[:-2]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.cost.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.cost.device
-
-    @property
-    def requires_grad(self) -> bool:
-        return self.cost.requires_grad
+        return cls(-validation.matrix("similarity", similarity, "(*batch, n, m)"))
 
     def objective(self, x: Tensor) -> Tensor:
         """Σ_i C[i, p(i)] of matchings ``(*batch, n)``, or ⟨C, X⟩ of matrices ``(*batch, n, m)``; float64."""
@@ -235,15 +237,9 @@ class AssignmentProblem:
         ones = torch.ones(n, dtype=self.dtype, device=self.device)
         return TransportProblem(self.cost, ones, ones)
 
-    def to(self, device: torch.device | str) -> AssignmentProblem:
-        return _rebuilt(self, cost=self.cost.to(device))
-
-    def detach(self) -> AssignmentProblem:
-        return _rebuilt(self, cost=self.cost.detach())
-
 
 @dataclass(frozen=True, eq=False, init=False)
-class QuadraticAssignmentProblem:
+class QuadraticAssignmentProblem(Problem):
     """Koopmans–Beckmann: minimise ⟨A P Bᵀ, P⟩ + ⟨L, P⟩ + c = Σ_ij A[i, j] B[p(i), p(j)] + Σ_i L[i, p(i)] + c.
 
     Args:
@@ -263,8 +259,8 @@ class QuadraticAssignmentProblem:
 
     def __init__(self, A: ArrayLike, B: ArrayLike, linear: ArrayLike | None = None, constant: ArrayLike = 0.0) -> None:
         words = "(*batch, n, n)"
-        A, B = _matrix("A", A, words), _matrix("B", B, words)
-        L = None if linear is None else _matrix("linear", linear, words)
+        A, B = validation.matrix("A", A, words), validation.matrix("B", B, words)
+        L = None if linear is None else validation.matrix("linear", linear, words)
         named = {"A": A, "B": B} | ({} if L is None else {"linear": L})
         n = A.shape[-1]
         for name, M in named.items():
@@ -273,9 +269,9 @@ class QuadraticAssignmentProblem:
                     f"{name} has shape {tuple(M.shape)}, but A, B and linear must be square matrices of one size, "
                     f"{words}; A has shape {tuple(A.shape)}"
                 )
-            _same_device(name, M, "A", A)
+            validation.check_same_device(name, M, "A", A)
         dtype = max((M.dtype for M in named.values()), key=lambda t: torch.finfo(t).bits)
-        c = _tensor("constant", constant).to(dtype=dtype, device=A.device)
+        c = validation.tensor("constant", constant).to(dtype=dtype, device=A.device)
         if not bool(torch.isfinite(c).all()):
             raise InvalidProblem("constant must be finite, but it holds NaN or infinity")
         try:
@@ -285,8 +281,7 @@ class QuadraticAssignmentProblem:
             raise InvalidProblem(f"the batch dimensions of {shapes} and constant {tuple(c.shape)} do not fit") from None
         L = torch.zeros((), dtype=dtype, device=A.device) if L is None else L
         square = (*batch, n, n)
-        _freeze(
-            self,
+        self._freeze(
             A=A.to(dtype).expand(square),
             B=B.to(dtype).expand(square),
             linear=L.to(dtype).expand(square),
@@ -298,8 +293,8 @@ class QuadraticAssignmentProblem:
         cls, A: ArrayLike, B: ArrayLike, linear: ArrayLike | None = None, constant: ArrayLike = 0.0
     ) -> QuadraticAssignmentProblem:
         """The problem whose minimum is minus the maximum of ⟨A P Bᵀ, P⟩ + ⟨L, P⟩ + c."""
-        L = None if linear is None else -_matrix("linear", linear, "(*batch, n, n)")
-        return cls(-_matrix("A", A, "(*batch, n, n)"), B, L, -_tensor("constant", constant))
+        L = None if linear is None else -validation.matrix("linear", linear, "(*batch, n, n)")
+        return cls(-validation.matrix("A", A, "(*batch, n, n)"), B, L, -validation.tensor("constant", constant))
 
     @classmethod
     def from_gromov_wasserstein(cls, Dx: ArrayLike, Dy: ArrayLike) -> QuadraticAssignmentProblem:
@@ -307,24 +302,8 @@ class QuadraticAssignmentProblem:
 
         The squares expand to A = −2 Dx, B = Dy and the constant ‖Dx‖² + ‖Dy‖².
         """
-        Dx, Dy = _matrix("Dx", Dx, "(*batch, n, n)"), _matrix("Dy", Dy, "(*batch, n, n)")
+        Dx, Dy = validation.matrix("Dx", Dx, "(*batch, n, n)"), validation.matrix("Dy", Dy, "(*batch, n, n)")
         return cls(-2 * Dx, Dy, constant=Dx.square().sum((-2, -1)) + Dy.square().sum((-2, -1)))
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        return self.A.shape[:-2]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.A.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.A.device
-
-    @property
-    def requires_grad(self) -> bool:
-        return any(t.requires_grad for t in (self.A, self.B, self.linear, self.constant))
 
     @property
     def is_symmetric(self) -> bool:
@@ -359,119 +338,6 @@ class QuadraticAssignmentProblem:
     def matrix(self, permutation: Tensor) -> Tensor:
         """The permutation as a 0/1 matrix P ``(*batch, n, n)``, P[i, p(i)] = 1."""
         return torch.nn.functional.one_hot(permutation, self.A.shape[-1]).to(self.dtype)
-
-    def to(self, device: torch.device | str) -> QuadraticAssignmentProblem:
-        return _rebuilt(self, **{k: getattr(self, k).to(device) for k in ("A", "B", "linear", "constant")})
-
-    def detach(self) -> QuadraticAssignmentProblem:
-        return _rebuilt(self, **{k: getattr(self, k).detach() for k in ("A", "B", "linear", "constant")})
-
-
-# ------------------------------------------------------------------------------------------------- what checks them
-
-
-def _freeze(problem: Any, **fields: Tensor) -> None:
-    for name, value in fields.items():
-        object.__setattr__(problem, name, value)
-
-
-def _rebuilt(problem: Any, **fields: Tensor) -> Any:
-    """A copy with other tensors, without validating again what is already valid."""
-    twin = object.__new__(type(problem))
-    _freeze(twin, **fields)
-    return twin
-
-
-def _tensor(name: str, x: ArrayLike) -> Tensor:
-    """``x`` as a float32 or float64 tensor that shares memory with it where it can."""
-    if not isinstance(x, Tensor):
-        try:
-            array = np.asarray(x)
-        except ValueError as error:
-            raise InvalidProblem(f"{name} is not a rectangular array of numbers ({error})") from None
-        if array.dtype.kind not in "biuf":
-            raise InvalidProblem(f"{name} must hold real numbers, but its dtype is {array.dtype}")
-        if array.dtype.kind in "biu" or array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if not array.flags.writeable or any(s < 0 for s in array.strides):
-            array = array.copy()  # torch can neither mark memory read-only nor step backwards
-        x = torch.from_numpy(array)
-    if x.is_complex():
-        raise InvalidProblem(f"{name} must hold real numbers, but its dtype is {x.dtype}")
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return x.float()
-    return x if x.dtype in (torch.float32, torch.float64) else x.double()
-
-
-def _matrix(name: str, x: ArrayLike, words: str) -> Tensor:
-    M = _tensor(name, x)
-    if M.ndim < 2:
-        raise InvalidProblem(
-            f"{name} has shape {tuple(M.shape)}, but it must be a matrix or a batch of matrices, {words}"
-        )
-    if M.numel() == 0:
-        raise InvalidProblem(f"{name} has shape {tuple(M.shape)}, but no side may be empty")
-    _check_finite(name, M)
-    return M
-
-
-def _check_finite(name: str, M: Tensor) -> None:
-    if bool(torch.isfinite(M.detach().sum())):
-        return  # one pass: a sum is finite only if every entry is
-    bad = ~torch.isfinite(M.detach())
-    if not bool(bad.any()):
-        return  # finite entries whose sum overflows
-    where = bad.nonzero()
-    kind = "NaN" if bool(torch.isnan(M.detach()[tuple(where[0])])) else "infinite"
-    raise InvalidProblem(
-        f"{name} holds {len(where)} NaN or infinite {'entry' if len(where) == 1 else 'entries'}, the first ({kind}) at "
-        f"{where[0].tolist()}; every entry must be a finite number (give a forbidden pair a large finite cost)"
-    )
-
-
-def _weights(name: str, w: ArrayLike | None, C: Tensor, size: int) -> Tensor:
-    """Weights ``(*batch, size)`` or ``(size,)`` in the cost's dtype; uniform with total 1 when left out."""
-    if w is None:
-        return torch.full((size,), 1.0 / size, dtype=C.dtype, device=C.device)
-    weights = _tensor(name, w)
-    expected = (*C.shape[:-2], size)
-    if tuple(weights.shape) not in (expected, (size,)):
-        raise InvalidProblem(
-            f"{name} has shape {tuple(weights.shape)}, but for a cost of shape {tuple(C.shape)} it must have shape "
-            f"{expected}" + (f" or ({size},)" if C.ndim > 2 else "")
-        )
-    _same_device(name, weights, "cost", C)
-    _check_finite(name, weights)
-    lowest = weights.detach().min().item()
-    if lowest < 0:
-        raise InvalidProblem(
-            f"{name} has a negative weight, {lowest:g}; weights are masses and must be zero or positive"
-        )
-    return weights.to(C.dtype)
-
-
-def _total_ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Σa / Σb, which must be 1 to rounding, as a factor for b: shape ``(*batch, 1)``, no gradient."""
-    total_a, total_b = a.detach().sum(-1, dtype=torch.float64), b.detach().sum(-1, dtype=torch.float64)
-    total_a, total_b = torch.broadcast_tensors(total_a, total_b)
-    if bool((torch.minimum(total_a, total_b) <= 0).any()):
-        side = "a" if bool((total_a <= 0).any()) else "b"
-        raise InvalidProblem(f"{side} has total mass 0; at least one weight on each side must be positive")
-    off = (total_a - total_b).abs() > (1e-6 if a.dtype == torch.float64 else 1e-4) * total_a
-    if bool(off.any()):
-        k = int(off.reshape(-1).nonzero()[0])
-        where = f" in problem {k} of the batch" if off.ndim else ""
-        raise InvalidProblem(
-            f"the weights do not sum to the same total: Σa = {total_a.reshape(-1)[k].item():.6g} and "
-            f"Σb = {total_b.reshape(-1)[k].item():.6g}{where}; scale them so that both totals agree, for instance to 1"
-        )
-    return (total_a / total_b).to(a.dtype).unsqueeze(-1)
-
-
-def _same_device(name: str, M: Tensor, other: str, reference: Tensor) -> None:
-    if M.device != reference.device:
-        raise InvalidProblem(f"{name} is on {M.device} and {other} on {reference.device}; pass both on one device")
 
 
 def _is_matching(x: Tensor, n: int, m: int) -> bool:

@@ -17,7 +17,7 @@ class Status(Enum):
     """How a solve ended, best first; the value is the sentence to show."""
 
     OPTIMAL = "Proven optimal: an exact algorithm finished, or value and lower bound agree to the tolerance."
-    CONVERGED = "Converged: the solver met its own stopping rule; no proof of optimality."
+    CONVERGED = "The solver met its own stopping rule; this is no proof of optimality."
     ITERATION_LIMIT = "Stopped at the iteration limit before converging; allow more iterations or a looser tolerance."
     TIME_LIMIT = "Stopped at the time limit; the answer is the best feasible one found so far."
     NON_FINITE = "The computation overflowed to NaN or infinity; use float64 or a larger regularisation."

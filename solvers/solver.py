@@ -259,7 +259,7 @@ def _moved(solution: Solution, device: torch.device) -> Solution:
     """The solution with every tensor on ``device``."""
 
     def there(x: Any) -> Any:
-        if isinstance(x, Tensor) or hasattr(x, "batch_shape"):
+        if isinstance(x, Tensor | Problem):
             return x.to(device)
         return tuple(there(p) for p in x) if isinstance(x, tuple) and x and isinstance(x[0], Tensor) else x
 

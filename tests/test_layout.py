@@ -40,11 +40,11 @@ def test_data_flows_one_way(path):
     if place.parts[:2] == ("solvers", "kernels"):
         assert not project, "kernels import nothing of the project"
     if place == Path("solvers/problems.py"):
-        assert {m for m in project if not m.startswith("solvers.kernels")} == set()
+        assert {m for m in project if not m.startswith("solvers.kernels")} <= {"solvers", "solvers.validation"}
     papers = {p for p in reproductions.PAPERS if any(m.startswith(f"reproductions.{p}") for m in project)}
     if place.parts[0] == "reproductions" and len(place.parts) > 2 and place.parts[1] in reproductions.PAPERS:
         assert papers <= {place.parts[1]}, "no paper imports another"
-    assert len(path.read_text().splitlines()) <= 560
+    assert len(path.read_text().splitlines()) <= 520
 
 
 def test_the_project_is_one_distribution_of_two_packages():
