@@ -144,7 +144,7 @@ def reproduce_(
         for name in papers or PAPERS:
             _print_outcome(_reproduce_with_progress(name, options), results)
     except KeyboardInterrupt:
-        err.print("matchmark: stopped; what is finished is kept, and the same command goes on from there")
+        err.print("matchmark: stopped; what is finished is kept, the same command goes on from there", soft_wrap=True)
         raise typer.Exit(130) from None
     out.print(f"report page: {write_report(results)}", soft_wrap=True)
 
@@ -198,7 +198,7 @@ def _print_outcome(outcome: Outcome, results: Path) -> None:
             continue
         shown = Table(title=f"{name}: {table.replace('_', ' ')} ({measured['unit'].iloc[0]})")
         for column in ("row", "column", "measured (95 %)", "published", "verdict"):
-            shown.add_column(column)
+            shown.add_column(column, overflow="fold")
         for _, row in measured.iterrows():
             shown.add_row(row["row"], row["column"], measured_text(row), published_text(row), row["verdict"])
         out.print(shown)
@@ -206,7 +206,7 @@ def _print_outcome(outcome: Outcome, results: Path) -> None:
     words = f"{outcome.measured} rows measured, {outcome.reused} reused from earlier runs"
     if not_run:
         words += f"; {not_run} published numbers are not run, the reason stands in each table"
-    out.print(f"{name}: {words}")
+    out.print(f"{name}: {words}", soft_wrap=True)
     out.print(f"tables: {results / name}", soft_wrap=True)
 
 

@@ -135,7 +135,10 @@ def write_report(results: Path) -> Path:
     )
     environment.filters |= {"measured": measured_text, "published": published_text}
     papers = {
-        paper: {name: [row for _, row in table.iterrows()] for name, table in tables.items()}
+        paper: {
+            name: [row for _, row in table.iterrows()]
+            for name, table in sorted(tables.items(), key=lambda t: t[1]["measured"].isna().all())
+        }
         for paper, tables in read_tables(results).items()
     }
     figures = {
