@@ -52,6 +52,9 @@ def main() -> None:
     except (UserError, InvalidProblem, UnknownSolver) as error:
         err.print(f"matchmark: {error}", soft_wrap=True, markup=False)
         sys.exit(2)
+    except OSError as error:  # a folder that cannot be written, a full disk; finished rows are kept
+        err.print(f"matchmark: {error.strerror}: {error.filename}", soft_wrap=True, markup=False)
+        sys.exit(2)
 
 
 @app.command("list")

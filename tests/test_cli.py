@@ -119,6 +119,11 @@ def test_bad_options_are_refused_in_one_sentence(run, tmp_path):
         code, _, err = run("solve", file, *options)
         assert (code, err.count("\n")) == (2, 1), (options, err)
         assert words in err, err
+    code, _, err = run("reproduce", "--results", file)
+    assert (code, err.strip().count("\n")) == (2, 0)
+    assert str(file) in err
+    code, _, err = run("solve", file, "--output", file / "inside.npz")
+    assert (code, err.count("\n")) == (2, 1)
     code, _, err = run("reproduce", "deepmed")
     assert code == 2
     assert "no paper 'deepmed'" in err
