@@ -57,6 +57,17 @@ def test_the_metric_is_that_of_the_official_code(golden, name):
         assert accuracy.item() == pytest.approx(100 * stored["accuracy"].item())
 
 
+@pytest.mark.parametrize(
+    ("name", "tag", "tol"),
+    [("deepemd_sfc_5w5s", "", 1e-3), ("deepemd_sfc_tiny", "_lr100", 1e-5), ("deepemd_sfc_tiny", "_lr0.1", 1e-5)],
+)
+def test_logits_with_a_learned_layer_are_those_of_the_official_code(golden, name, tag, tol):
+    """The structured fully-connected layer is given; fitting it is not part of the metric."""
+    stored = {k: torch.from_numpy(v) for k, v in golden(name).items()}
+    logits = NodeMatching().logits(nodes(stored[f"query{tag}"]), nodes(stored[f"sfc{tag}"]))
+    torch.testing.assert_close(logits, stored[f"logits{tag}"], rtol=0, atol=tol)
+
+
 def test_the_gradient_through_the_cost_is_that_of_the_official_opencv_path(golden):
     """Official training with OpenCV lets no gradient through the weights: with ours held fixed, both agree."""
     stored = {k: torch.from_numpy(v) for k, v in golden("deepemd_grad_opencv_small").items()}
