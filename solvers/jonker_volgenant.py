@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.kernels.assignment import solve_assignment
+from solvers.kernels.assignment import compile_assignment, solve_assignment
 from solvers.problems import AssignmentProblem
 from solvers.solution import Status
 from solvers.solver import Answer, Clock, Solver
@@ -37,7 +37,7 @@ class JonkerVolgenant(Solver):
     def _prepare(self, problem: AssignmentProblem) -> NDArray[np.floating]:
         n, m = problem.cost.shape[-2:]
         cost = np.ascontiguousarray(problem.cost.detach().numpy().reshape(-1, n, m))
-        solve_assignment(cost[:0])  # compiles for this dtype, or finds it compiled
+        compile_assignment(cost)
         return cost
 
     def _run(self, problem: AssignmentProblem, prepared: NDArray[np.floating], clock: Clock) -> Answer:

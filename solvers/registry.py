@@ -97,8 +97,16 @@ def available_solvers(problem: Problem | type | None = None) -> list[str]:
 
 
 def default_solver(problem: Problem) -> str:
-    """The exact solver to use for a problem when none is named."""
-    return DEFAULTS[type(problem)]
+    """The exact solver to use for a problem when none is named.
+
+    Raises:
+        TypeError: not a problem of a known type.
+    """
+    for kind, name in DEFAULTS.items():
+        if isinstance(problem, kind):
+            return name
+    known = " or ".join(kind.__name__ for kind in DEFAULTS)
+    raise TypeError(f"a {type(problem).__name__} is not a problem to solve; make a {known} of it")
 
 
 def solve(problem: Problem, solver: str | None = None, **settings: Any) -> Solution:

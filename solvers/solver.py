@@ -95,7 +95,9 @@ class Solver(ABC):
             if kind.startswith(("int", "float")) and not (value is None and "None" in kind):
                 wanted = numbers.Integral if kind.startswith("int") else numbers.Real
                 if isinstance(value, bool) or not isinstance(value, wanted):
-                    raise TypeError(f"{f.name} must be {'an integer' if kind == 'int' else 'a number'}, not {value!r}")
+                    raise TypeError(
+                        f"{f.name} must be {'an integer' if kind.startswith('int') else 'a number'}, not {value!r}"
+                    )
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit must be a number of seconds ≥ 0 or None, not {self.time_limit!r}")
 

@@ -144,6 +144,13 @@ class _Scale:
         """Shape ``(*batch,)``, float64."""
         return _terms(self.problem, self.x, self.potentials)
 
+    @property
+    def mean(self) -> Tensor:
+        """The same per unit of mass or matched pair: the size of one potential."""
+        problem = self.problem
+        assert isinstance(problem, TransportProblem | AssignmentProblem)
+        return self.size / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
+
     def exceeded(self, difference: Tensor, near: Tensor, tol: float) -> Tensor:
         """Where a difference is beyond ``tol`` × the size, or NaN; the value ``near`` is a smaller size at no cost."""
         over = ~(difference <= tol * near.abs())
@@ -253,13 +260,11 @@ def _dual_faults(problem: Problem, solution: Solution, facts: Facts, scale: _Sca
     excess = (first - best).amax(-1)
     faults: list[str] = []
     if not bool((excess <= 0).all()):
-        mean = scale.size / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
-        feasible = first - best <= tol * (first.abs() + best.abs() + mean.unsqueeze(-1))
+        feasible = first - best <= tol * (first.abs() + best.abs() + scale.mean.unsqueeze(-1))
         faults += _where(optimal & ~feasible.all(-1), "the potentials are not dual feasible, by", excess)
     if isinstance(problem, AssignmentProblem) and problem.cost.shape[-2] != problem.cost.shape[-1]:
         highest = second.detach().double().amax(-1)
-        positive = optimal & scale.exceeded(highest, torch.zeros_like(highest), tol)
-        faults += _where(positive, "the larger side has a positive potential", highest)
+        faults += _where(optimal & ~(highest <= tol * scale.mean), "the larger side has a positive potential", highest)
     return faults
 
 
@@ -271,7 +276,7 @@ def _bound_faults(
         return []
     faults: list[str] = []
     if facts.lower_bound is not None and bound is not facts.lower_bound:
-        raised = usable & scale.exceeded(bound - facts.lower_bound, bound, tol)
+        raised = usable & scale.exceeded(bound - facts.lower_bound, facts.lower_bound, tol)
         faults += _where(raised, "the lower bound is above the one the potentials prove", bound, facts.lower_bound)
     below = value
     if isinstance(problem, TransportProblem) and facts.marginal_error is not None:

@@ -58,6 +58,11 @@ def test_wrong_names_are_answered_with_the_nearest():
         solve(problem, "sinkhorn", regg=1.0)
 
 
+def test_what_is_not_a_problem_is_told_so():
+    with pytest.raises(TypeError, match="a Tensor is not a problem to solve; make a TransportProblem or"):
+        solve(torch.eye(3))
+
+
 def test_a_plugin_is_found_by_its_entry_point(plugin):
     plugin("from_elsewhere", BruteForce)
     assert "from_elsewhere" in available_solvers(AssignmentProblem)

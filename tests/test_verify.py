@@ -182,6 +182,16 @@ def test_a_huge_cost_elsewhere_does_not_blunt_the_checks():
     assert check(problem, replace(good, value=good.value - 1e-6)) != []
 
 
+def test_a_slightly_positive_potential_of_the_larger_side_is_rejected():
+    problem = make_problem(AssignmentProblem, 2, n=5, m=9)
+    good = sharp("jonker_volgenant").solve(problem)
+    u, v = good.potentials
+    size = 1e-9 * float((good.value.abs() + u.abs().sum(-1) + v.abs().sum(-1)).min())
+    raised = v.clone()
+    raised[0, int(v[0].argmax())] = size / 2  # below the tolerance for the value, above that for one potential
+    assert check(problem, replace(good, potentials=(u, raised))) != []
+
+
 def test_the_template_refuses_what_the_referee_refuses():
     class Liar(Solver):
         name = "liar"

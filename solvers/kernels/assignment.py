@@ -482,6 +482,20 @@ def _solve_parallel(
         _solve_range(cost, begin, end, permutation, u, v)
 
 
+def _is_serial(cost: NDArray) -> bool:
+    """Whether threads would cost this batch more than they save."""
+    return cost.shape[0] == 1 or cost.size < SERIAL_WORK or numba.get_num_threads() == 1
+
+
+def compile_assignment(cost: NDArray[np.float32] | Doubles) -> None:
+    """Compile, or load from the cache, what ``solve_assignment`` would run for this batch."""
+    permutation, dual = np.empty((0, cost.shape[1]), np.int64), np.empty((0, 0))
+    if _is_serial(cost):
+        _solve_serial(cost[:0], permutation, dual, dual)
+    else:
+        _solve_parallel(cost[:0], permutation, dual, dual, 1)
+
+
 def solve_assignment(cost: NDArray[np.float32] | Doubles) -> tuple[Integers, Doubles, Doubles]:
     """Solve a batch of linear assignment problems exactly, on at most numba.get_num_threads() threads.
 
@@ -494,7 +508,7 @@ def solve_assignment(cost: NDArray[np.float32] | Doubles) -> tuple[Integers, Dou
     batch, n, m = cost.shape
     permutation = np.empty((batch, n), np.int64)
     u, v = np.empty((batch, n)), np.empty((batch, m))
-    if batch == 1 or cost.size < SERIAL_WORK or numba.get_num_threads() == 1:
+    if _is_serial(cost):
         _solve_serial(cost, permutation, u, v)
     else:
         _solve_parallel(cost, permutation, u, v, min(batch, CHUNKS_PER_THREAD * numba.get_num_threads()))
