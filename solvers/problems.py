@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ __all__ = [
     "ArrayLike",
     "AssignmentProblem",
     "InvalidProblem",
+    "PlanProblem",
     "Problem",
     "QuadraticAssignmentProblem",
     "TransportProblem",
     "default_tolerance",
+    "paired",
 ]
 
 
@@ -71,6 +73,11 @@ class Problem(ABC):
         """The problem without its graph."""
         return self._rebuilt(**{name: t.detach() for name, t in self._tensors().items()})
 
+    def flattened(self) -> Self:
+        """The same problems with one batch dimension, also where there was none."""
+        lead = len(self.batch_shape)
+        return self._rebuilt(**{name: t.reshape(-1, *t.shape[lead:]) for name, t in self._tensors().items()})
+
     def _rebuilt(self, **tensors: Tensor) -> Self:
         """A copy with other tensors, without validating again what is already valid."""
         twin = object.__new__(type(self))
@@ -82,16 +89,64 @@ class Problem(ABC):
             object.__setattr__(self, name, value)
 
 
+class PlanProblem(Problem):
+    """A problem whose answer is a transport plan: minimise ⟨C, T⟩ + F(T 1) + G(Tᵀ 1) over T ≥ 0.
+
+    F and G hold the two marginals to the weights a and b, each type of problem in its way: by equality, by a price or
+    by inequalities (Chizat et al., Math. Comp. 87, 2018). Lower bounds come from min_T ⟨C, T⟩ + F + G ≥
+    min_p ⟨f, p⟩ + F(p) + min_q ⟨g, q⟩ + G(q), true for any potentials with f_i + g_j ≤ C_ij.
+    """
+
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+
+    @property
+    @abstractmethod
+    def reference_mass(self) -> Tensor:
+        """The mass that errors of a plan are relative to, shape ``(*batch,)``, float64."""
+
+    @abstractmethod
+    def marginal_error(self, x: Tensor) -> Tensor:
+        """How far the marginals of a plan are from feasible ones, in L1, both sides; shape ``(*batch,)``, float64."""
+
+    @abstractmethod
+    def dual_objective(self, f: Tensor, g: Tensor) -> Tensor:
+        """A lower bound on the optimal value from potentials with f_i + g_j ≤ C_ij: shape ``(*batch,)``, float64.
+
+        f has shape ``(*batch, n)`` and g ``(*batch, m)``; a node without mass may have any potential, −∞ too.
+        Differentiable with respect to the weights and what else holds the marginals, not through the cost.
+        """
+
+    def transport_cost(self, x: Tensor) -> Tensor:
+        """⟨C, T⟩ of a plan ``x`` of shape ``(*batch, n, m)``: shape ``(*batch,)``, summed in float64."""
+        return (self.cost * x).sum((-2, -1), dtype=torch.float64)
+
+    def is_feasible(self, x: Tensor, tol: float | None = None) -> bool:
+        """Whether every plan of the batch is non-negative with feasible marginals, to ``tol`` × reference mass."""
+        tol = default_tolerance(self.dtype) if tol is None else tol
+        if x.shape != self.cost.shape or not bool(torch.isfinite(x).all()):
+            return False
+        limit = tol * self.reference_mass
+        return bool((x.amin((-2, -1)) >= -limit).all() and (self.marginal_error(x) <= limit).all())
+
+
 def default_tolerance(dtype: torch.dtype) -> float:
     """Relative tolerance to which a certificate must hold: 1e-9 in float64, 1e-5 in float32."""
     return 1e-9 if dtype == torch.float64 else 1e-5
+
+
+def paired(weights: Tensor, potential: Tensor) -> Tensor:
+    """Σ w p with 0 · ±∞ = 0, a node without mass may have any potential: shape ``(*batch,)``, float64."""
+    unused = (weights == 0) & potential.isinf()
+    return (weights * torch.where(unused, 0, potential)).sum(-1, dtype=torch.float64)
 
 
 # --------------------------------------------------------------------------------------------- the three problems
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class TransportProblem(Problem):
+class TransportProblem(PlanProblem):
     """Kantorovich's problem: minimise ⟨C, T⟩ over transport plans T ≥ 0 with T 1 = a and Tᵀ 1 = b.
 
     Args:
@@ -124,28 +179,58 @@ class TransportProblem(Problem):
         """The problem whose minimum is minus the largest transported similarity: C = −S."""
         return cls(-validation.matrix("similarity", similarity, "(*batch, n, m)"), a, b)
 
+    @classmethod
+    def with_dustbin(
+        cls, cost: ArrayLike, bin_cost: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None
+    ) -> TransportProblem:
+        """Partial matching with a price: one more node on each side takes what is better left unmatched.
+
+        The (n + 1) × (m + 1) problem of SuperGlue (Sarlin et al., CVPR 2020, eqs. 7–9): cost [[C, z], [z, z]] and
+        weights (a, Σb) and (b, Σa). With minus the scores as cost, reg = 1 and the default weights its entropic plan
+        is the P̄ of the paper, of total mass n + m; the last row and column are the dustbins. Differentiable with
+        respect to everything passed.
+
+        Args:
+            cost: C, shape ``(*batch, n, m)``.
+            bin_cost: z, the cost of leaving a unit of mass unmatched: a number or shape ``(*batch,)``.
+            a: weights of the n rows, shape ``(*batch, n)`` or ``(n,)``; 1 each when left out (each may match one).
+            b: weights of the m columns, likewise; Σa and Σb may differ.
+
+        Raises:
+            InvalidProblem: as for the problem itself, or a bin_cost that does not fit or is not finite.
+        """
+        C = validation.matrix("cost", cost, "(*batch, n, m)")
+        *batch, n, m = C.shape
+        z = validation.per_problem("bin_cost", bin_cost, C)[..., None, None]
+        weights_a = validation.weights("a", torch.ones(n, device=C.device) if a is None else a, C, n).expand(*batch, n)
+        weights_b = validation.weights("b", torch.ones(m, device=C.device) if b is None else b, C, m).expand(*batch, m)
+        C = torch.cat([C, z.expand(*batch, n, 1)], -1)
+        C = torch.cat([C, z.expand(*batch, 1, m + 1)], -2)
+        all_a = torch.cat([weights_a, weights_b.sum(-1, keepdim=True)], -1)
+        return cls(C, all_a, torch.cat([weights_b, weights_a.sum(-1, keepdim=True)], -1))
+
     @property
     def mass(self) -> Tensor:
         """Total mass Σa = Σb, shape ``(*batch,)``, float64."""
         return self.a.sum(-1, dtype=torch.float64)
 
+    @property
+    def reference_mass(self) -> Tensor:
+        return self.mass
+
     def objective(self, x: Tensor) -> Tensor:
         """⟨C, T⟩ of a plan ``x`` of shape ``(*batch, n, m)``: shape ``(*batch,)``, summed in float64."""
-        return (self.cost * x).sum((-2, -1), dtype=torch.float64)
+        return self.transport_cost(x)
+
+    def dual_objective(self, f: Tensor, g: Tensor) -> Tensor:
+        """Σ a f + Σ b g (Kantorovich's dual): shape ``(*batch,)``, float64."""
+        return paired(self.a, f) + paired(self.b, g)
 
     def marginal_error(self, x: Tensor) -> Tensor:
         """‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁ of a plan, both sides, shape ``(*batch,)``, float64."""
         rows = x.sum(-1, dtype=torch.float64) - self.a
         columns = x.sum(-2, dtype=torch.float64) - self.b
         return rows.abs().sum(-1) + columns.abs().sum(-1)
-
-    def is_feasible(self, x: Tensor, tol: float | None = None) -> bool:
-        """Whether every plan of the batch is non-negative with both marginals right, to ``tol`` × total mass."""
-        tol = default_tolerance(self.dtype) if tol is None else tol
-        if x.shape != self.cost.shape or not bool(torch.isfinite(x).all()):
-            return False
-        limit = tol * self.mass
-        return bool((x.amin((-2, -1)) >= -limit).all() and (self.marginal_error(x) <= limit).all())
 
     def independent_plan(self) -> Tensor:
         """a bᵀ / Σa: feasible for every cost, the plan to fall back on when time runs out."""
@@ -297,13 +382,31 @@ class QuadraticAssignmentProblem(Problem):
         return cls(-validation.matrix("A", A, "(*batch, n, n)"), B, L, -validation.tensor("constant", constant))
 
     @classmethod
-    def from_gromov_wasserstein(cls, Dx: ArrayLike, Dy: ArrayLike) -> QuadraticAssignmentProblem:
-        """Gromov–Wasserstein over permutations, Σ_ij (Dx[i, j] − Dy[p(i), p(j)])², which is exactly a QAP.
+    def from_gromov_wasserstein(
+        cls, Dx: ArrayLike, Dy: ArrayLike, loss: Literal["square", "kl"] = "square"
+    ) -> QuadraticAssignmentProblem:
+        """Gromov–Wasserstein over permutations, Σ_ij ℓ(Dx[i, j], Dy[p(i), p(j)]), which is exactly a QAP.
 
-        The squares expand to A = −2 Dx, B = Dy and the constant ‖Dx‖² + ‖Dy‖².
+        Args:
+            Dx: distances (or similarities) within one side, shape ``(*batch, n, n)``, symmetric or not.
+            Dy: the same within the other side, shape ``(*batch, n, n)``.
+            loss: "square", ℓ(x, y) = (x − y)², or "kl", ℓ(x, y) = x log(x/y) − x + y. The latter needs Dx ≥ 0 and
+                Dy > 0, but for the diagonal of Dy: it may be zero where that of Dx is zero throughout. Permutations
+                pair diagonals with diagonals, and 0 log(0/0) is 0; the relaxed problem takes such a zero of Dy for its
+                smallest positive entry.
+
+        Raises:
+            InvalidProblem: as for the problem itself; entries that the loss does not allow.
         """
         Dx, Dy = validation.matrix("Dx", Dx, "(*batch, n, n)"), validation.matrix("Dy", Dy, "(*batch, n, n)")
-        return cls(-2 * Dx, Dy, constant=Dx.square().sum((-2, -1)) + Dy.square().sum((-2, -1)))
+        if loss == "kl" and bool((torch.diagonal(Dx, 0, -2, -1) == 0).all()):
+            positive = torch.where(Dy > 0, Dy, torch.inf).amin((-2, -1), keepdim=True)
+            unused = (Dy == 0) & torch.eye(Dy.shape[-1], dtype=torch.bool, device=Dy.device)
+            filled = torch.where(unused, positive.nan_to_num(posinf=1.0), Dy)
+            A, B, f1, _ = gromov_wasserstein_terms(Dx, filled, loss)
+            return cls(A, B, constant=f1.sum((-2, -1)) + Dy.sum((-2, -1)))
+        A, B, f1, f2 = gromov_wasserstein_terms(Dx, Dy, loss)
+        return cls(A, B, constant=f1.sum((-2, -1)) + f2.sum((-2, -1)))
 
     @property
     def is_symmetric(self) -> bool:
@@ -338,6 +441,32 @@ class QuadraticAssignmentProblem(Problem):
     def matrix(self, permutation: Tensor) -> Tensor:
         """The permutation as a 0/1 matrix P ``(*batch, n, n)``, P[i, p(i)] = 1."""
         return torch.nn.functional.one_hot(permutation, self.A.shape[-1]).to(self.dtype)
+
+
+def gromov_wasserstein_terms(
+    Dx: Tensor, Dy: Tensor, loss: Literal["square", "kl"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(A, B, f₁, f₂) with ℓ(Dx[i, k], Dy[j, l]) = f₁[i, k] + f₂[j, l] + A[i, k] B[j, l], each of its matrix's shape.
+
+    These are Peyré, Cuturi and Solomon's, ICML 2016, Proposition 1, with A = −h₁ and B = h₂.
+
+    Raises:
+        InvalidProblem: for "kl", a negative entry of Dx or an entry of Dy that is not positive.
+        ValueError: an unknown loss.
+    """
+    if loss == "square":
+        return -2 * Dx, Dy, Dx.square(), Dy.square()
+    if loss != "kl":
+        raise ValueError(f"loss must be 'square' or 'kl', not {loss!r}")
+    for name, wrong, words in (("Dx", Dx < 0, "zero or positive"), ("Dy", ~(Dy > 0), "positive")):
+        if bool(wrong.any()):
+            where = wrong.nonzero()[0].tolist()
+            value = (Dx if name == "Dx" else Dy)[tuple(where)].item()
+            raise InvalidProblem(
+                f"the loss 'kl' needs every entry of {name} to be {words}, but {name}{where} is {value:g}; "
+                "add a small constant to both matrices, or use the loss 'square'"
+            )
+    return -Dx, Dy.log(), torch.xlogy(Dx, Dx) - Dx, Dy
 
 
 def _is_matching(x: Tensor, n: int, m: int) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from solvers.problems import (
     AssignmentProblem,
+    PlanProblem,
     Problem,
     QuadraticAssignmentProblem,
     TransportProblem,
@@ -82,6 +83,7 @@ class Solver(ABC):
     name: ClassVar[str]
     problem_types: ClassVar[tuple[type, ...]]
     exact: ClassVar[bool] = False
+    feasible: ClassVar[bool] = True  # whether its plans meet both marginals
     gives_bound: ClassVar[bool] = False
     differentiable: ClassVar[tuple[str, ...]] = ()
     batched: ClassVar[bool] = False
@@ -92,7 +94,8 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value, kind = getattr(self, f.name), str(f.type)
-            if kind.startswith(("int", "float")) and not (value is None and "None" in kind):
+            optional = (value is None and "None" in kind) or (isinstance(value, Tensor) and "Tensor" in kind)
+            if kind.startswith(("int", "float")) and not optional:
                 wanted = numbers.Integral if kind.startswith("int") else numbers.Real
                 if isinstance(value, bool) or not isinstance(value, wanted):
                     raise TypeError(
@@ -114,6 +117,10 @@ class Solver(ABC):
     def _run(self, problem: Any, prepared: Any, clock: Clock) -> Answer:
         """The algorithm. ``problem`` is of one of the claimed types, on one of the claimed devices."""
 
+    def _settled(self, problem: Any, answer: Answer, facts: Facts) -> Answer:
+        """The answer with a last word on its statuses, once the referee's figures are known."""
+        return answer
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as a dictionary, as they are recorded with every solution."""
@@ -134,7 +141,7 @@ class Solver(ABC):
         home = problem.device
         if home.type not in self.devices:
             problem = problem.to(self.devices[0])
-        with _threads_of_torch():
+        with threads_of_torch():
             began = time.perf_counter()
             prepared = self._prepare(problem)
             _synchronize(problem.device)
@@ -142,9 +149,10 @@ class Solver(ABC):
             answer = self._run(problem, prepared, clock)
             _synchronize(problem.device)
             prepare_time, solve_time = clock.start - began, clock.elapsed
-            x = answer.plan if answer.plan is not None else answer.permutation
-            assert x is not None, f"{self.name} returned neither a plan nor a permutation"
+            x = answer.plan if isinstance(problem, PlanProblem) else answer.permutation
+            assert x is not None, f"{self.name} returned no plan or permutation for a {type(problem).__name__}"
             facts = recompute(problem.detach(), x.detach(), answer.potentials)
+            answer = self._settled(problem, answer, facts)
             solution = self._solution(problem, x, answer, facts, prepare_time, solve_time)
             faults = check(problem, solution, facts=facts)
         if faults:
@@ -171,9 +179,9 @@ class Solver(ABC):
         statuses = answer.statuses
         statuses = (statuses,) * batch.numel() if isinstance(statuses, Status) else tuple(statuses)
         value = facts.value
-        if problem.requires_grad:
+        if problem.requires_grad or x.requires_grad:
             value = problem.objective(x)
-            if self.exact and answer.potentials is not None and isinstance(problem, TransportProblem):
+            if self.exact and answer.potentials is not None and isinstance(problem, PlanProblem):
                 value = value + _envelope(problem, answer.potentials)
         bound = answer.lower_bound if facts.lower_bound is None else facts.lower_bound
         finite = torch.isfinite(facts.value)
@@ -225,7 +233,7 @@ _RUNNING = threading.RLock()
 
 
 @contextmanager
-def _threads_of_torch() -> Iterator[None]:
+def threads_of_torch() -> Iterator[None]:
     """Compiled kernels run on as many threads as torch, and torch keeps its number.
 
     The two can share one OpenMP runtime, whose thread count numba sets anew when it starts its own threads. One solve
@@ -246,15 +254,15 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _envelope(problem: TransportProblem, potentials: tuple[Tensor, Tensor]) -> Tensor:
-    """A term worth zero whose gradient to the weights is the dual potentials (the envelope theorem).
+def _envelope(problem: PlanProblem, potentials: tuple[Tensor, Tensor]) -> Tensor:
+    """A term worth zero whose gradient to the weights is that of the dual objective (the envelope theorem).
 
     Together with ⟨C, T⟩ at a fixed optimal T, whose gradient to C is T, it makes the optimal value differentiable:
     ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g (f and g up to a constant that cancels while Σa = Σb).
     """
     f, g = (p.detach() for p in potentials)
-    da, db = problem.a - problem.a.detach(), problem.b - problem.b.detach()
-    return (f * da).sum(-1, dtype=torch.float64) + (g * db).sum(-1, dtype=torch.float64)
+    dual = problem.dual_objective(f, g)
+    return dual - dual.detach()
 
 
 def _moved(solution: Solution, device: torch.device) -> Solution:

@@ -87,13 +87,32 @@ def weights(name: str, w: ArrayLike | None, C: Tensor, size: int) -> Tensor:
     return weights.to(C.dtype)
 
 
+def per_problem(name: str, x: ArrayLike, C: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A finite number of each problem, shape ``(*batch,)`` in the cost's dtype or this, from one or ``(*batch,)``."""
+    numbers, batch = tensor(name, x), C.shape[:-2]
+    if numbers.shape not in ((), batch):
+        raise InvalidProblem(
+            f"{name} has shape {tuple(numbers.shape)}, but for a cost of shape {tuple(C.shape)} it must be a number"
+            + (f" or have shape {tuple(batch)}, one of each problem" if batch else "")
+        )
+    if numbers.ndim:
+        check_same_device(name, numbers, "cost", C)
+    check_finite(name, numbers)
+    return numbers.to(dtype=dtype or C.dtype, device=C.device).expand(batch)
+
+
+def check_total(name: str, weights: Tensor) -> None:
+    """A side without any mass is refused."""
+    if bool((weights.detach().sum(-1) <= 0).any()):
+        raise InvalidProblem(f"{name} has total mass 0; at least one weight on each side must be positive")
+
+
 def total_ratio(a: Tensor, b: Tensor) -> Tensor:
     """Σa / Σb, which must be 1 to rounding, as a factor for b: shape ``(*batch, 1)``, no gradient."""
+    check_total("a", a)
+    check_total("b", b)
     total_a, total_b = a.detach().sum(-1, dtype=torch.float64), b.detach().sum(-1, dtype=torch.float64)
     total_a, total_b = torch.broadcast_tensors(total_a, total_b)
-    if bool((torch.minimum(total_a, total_b) <= 0).any()):
-        side = "a" if bool((total_a <= 0).any()) else "b"
-        raise InvalidProblem(f"{side} has total mass 0; at least one weight on each side must be positive")
     off = (total_a - total_b).abs() > (1e-6 if a.dtype == torch.float64 else 1e-4) * total_a
     if bool(off.any()):
         k = int(off.reshape(-1).nonzero()[0])

@@ -15,10 +15,12 @@ from torch import Tensor
 from solvers.kernels.referee import c_transform
 from solvers.problems import (
     AssignmentProblem,
+    PlanProblem,
     Problem,
     QuadraticAssignmentProblem,
     TransportProblem,
     default_tolerance,
+    paired,
 )
 from solvers.solution import Solution, Status
 
@@ -44,16 +46,17 @@ def recompute(problem: Problem, x: Tensor, potentials: Potentials | None) -> Fac
     """Value, marginal error and lower bound of a plan or permutation ``x``, from the problem alone.
 
     Whatever the potentials are, the c-transform f_i = min_j C_ij − g_j (Villani, Optimal Transport, 2009, ch. 5)
-    makes them feasible, so Σ a f + Σ b g is a true lower bound. For a rectangular assignment the potential of the
-    larger side is first cut to g ≤ 0, as the inequality constraints of its unmatched members demand.
+    makes them feasible, so the dual objective (Σ a f + Σ b g where both marginals are fixed) is a true lower bound. For
+    a rectangular assignment the potential of the larger side is first cut to g ≤ 0, as the inequality constraints of
+    its unmatched members demand.
     """
     value = problem.objective(x)
-    error = problem.marginal_error(x) if isinstance(problem, TransportProblem) else None
-    if potentials is None or not isinstance(problem, TransportProblem | AssignmentProblem):
+    error = problem.marginal_error(x) if isinstance(problem, PlanProblem) else None
+    if potentials is None or not isinstance(problem, PlanProblem | AssignmentProblem):
         return Facts(value, error, None, None)
     f, g = transformed = _c_transform(problem, potentials)
-    if isinstance(problem, TransportProblem):
-        bound = _paired(problem.a, f) + _paired(problem.b, g)
+    if isinstance(problem, PlanProblem):
+        bound = problem.dual_objective(f, g)
     else:
         bound = f.sum(-1) + g.sum(-1)
     return Facts(value, error, bound, transformed)
@@ -76,13 +79,13 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
         return [] if solution.plan is None and solution.permutation is None else ["UNAVAILABLE, yet it has an answer"]
     tol = default_tolerance(problem.dtype) if tol is None else tol
     problem = problem.detach()
-    x = solution.plan if isinstance(problem, TransportProblem) else solution.permutation
+    x = solution.plan if isinstance(problem, PlanProblem) else solution.permutation
     if faults := _shape_faults(problem, x, solution):
         return faults
     assert x is not None
     x = x.detach()
     usable = ~_having(solution, Status.NON_FINITE, problem)
-    if isinstance(problem, TransportProblem):
+    if isinstance(problem, PlanProblem):
         faults = _plan_faults(problem, x, usable, tol)
     else:
         faults = _matching_faults(problem, x)
@@ -103,12 +106,12 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
     ]
 
 
-def _rows_first(problem: TransportProblem | AssignmentProblem) -> bool:
+def _rows_first(problem: PlanProblem | AssignmentProblem) -> bool:
     """Whether the rows are the side that gets the c-transform: always, but for an assignment with n > m."""
     return not (isinstance(problem, AssignmentProblem) and problem.cost.shape[-2] > problem.cost.shape[-1])
 
 
-def _c_transform(problem: TransportProblem | AssignmentProblem, potentials: Potentials) -> Potentials:
+def _c_transform(problem: PlanProblem | AssignmentProblem, potentials: Potentials) -> Potentials:
     """(the best potential of the one side given the other's, the other's), float64."""
     f, g = (p.detach().double() for p in potentials)
     C = problem.cost.detach()
@@ -121,11 +124,6 @@ def _c_transform(problem: TransportProblem | AssignmentProblem, potentials: Pote
         rows = c_transform(C.numpy().reshape(-1, n, m), g.contiguous().numpy().reshape(-1, m))
         return torch.from_numpy(rows).reshape(C.shape[:-1]), g
     return (C - g.unsqueeze(-2)).amin(-1), g
-
-
-def _paired(weights: Tensor, potential: Tensor) -> Tensor:
-    """Σ w p with 0 · ±∞ = 0: a node without mass may have any potential."""
-    return torch.where(weights > 0, weights * potential, 0).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,10 @@ class _Scale:
     def mean(self) -> Tensor:
         """The same per unit of mass or matched pair: the size of one potential."""
         problem = self.problem
-        assert isinstance(problem, TransportProblem | AssignmentProblem)
-        return self.size / (problem.mass if isinstance(problem, TransportProblem) else min(problem.cost.shape[-2:]))
+        assert isinstance(problem, PlanProblem | AssignmentProblem)
+        return self.size / (
+            problem.reference_mass if isinstance(problem, PlanProblem) else min(problem.cost.shape[-2:])
+        )
 
     def exceeded(self, difference: Tensor, near: Tensor, tol: float) -> Tensor:
         """Where a difference is beyond ``tol`` × the size, or NaN; the value ``near`` is a smaller size at no cost."""
@@ -161,15 +161,17 @@ def _terms(problem: Problem, x: Tensor, potentials: Potentials | None) -> Tensor
     if isinstance(problem, QuadraticAssignmentProblem):
         parts = (problem.A.abs(), problem.B.abs(), problem.linear.abs(), problem.constant.abs())
         return QuadraticAssignmentProblem(*parts).objective(x) + TINY
-    assert isinstance(problem, TransportProblem | AssignmentProblem)
-    if isinstance(problem, TransportProblem):
+    assert isinstance(problem, PlanProblem | AssignmentProblem)
+    if isinstance(problem, PlanProblem):
         size, a, b = (problem.cost * x).abs().sum((-2, -1), dtype=torch.float64), problem.a, problem.b
+        if not isinstance(problem, TransportProblem):  # what the marginals cost
+            size = size + (problem.objective(x) - problem.transport_cost(x)).abs()
     else:
         ones = torch.ones((), dtype=torch.float64, device=problem.device)
         size, a, b = problem.matched_costs(x).abs().sum(-1, dtype=torch.float64), ones, ones
     if potentials is not None:
         f, g = (p.detach().double().abs() for p in potentials)
-        size = size + _paired(a, f) + _paired(b, g)
+        size = size + paired(a, f) + paired(b, g)
     return size + TINY
 
 
@@ -187,17 +189,17 @@ def _where(wrong: Tensor, sentence: str, *figures: Tensor) -> list[str]:
 
 def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> list[str]:
     if x is None:
-        kind = "plan" if isinstance(problem, TransportProblem) else "permutation"
+        kind = "plan" if isinstance(problem, PlanProblem) else "permutation"
         return [f"{solution.status.name}, yet there is no {kind}"]
     batch = problem.batch_shape
-    if isinstance(problem, TransportProblem | AssignmentProblem):
+    if isinstance(problem, PlanProblem | AssignmentProblem):
         n, m = problem.cost.shape[-2:]
     else:
         assert isinstance(problem, QuadraticAssignmentProblem)
         n = m = problem.A.shape[-1]
-    expected = (*batch, n, m) if isinstance(problem, TransportProblem) else (*batch, n)
+    expected = (*batch, n, m) if isinstance(problem, PlanProblem) else (*batch, n)
     wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("the plan" if isinstance(problem, TransportProblem) else "the permutation", x, expected),
+        ("the plan" if isinstance(problem, PlanProblem) else "the permutation", x, expected),
         ("the value", solution.value, tuple(batch)),
         ("the lower bound", solution.lower_bound, tuple(batch)),
         ("the marginal error", solution.marginal_error, tuple(batch)),
@@ -209,7 +211,7 @@ def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> lis
         for name, t, shape in wanted
         if t is not None and tuple(t.shape) != shape
     ]
-    if not isinstance(problem, TransportProblem) and x.dtype != torch.int64:
+    if not isinstance(problem, PlanProblem) and x.dtype != torch.int64:
         faults.append(f"the permutation has dtype {x.dtype} instead of int64")
     if len(solution.statuses) != batch.numel():
         faults.append(f"{len(solution.statuses)} statuses for a batch of {batch.numel()}")
@@ -218,11 +220,11 @@ def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> lis
     return faults
 
 
-def _plan_faults(problem: TransportProblem, T: Tensor, usable: Tensor, tol: float) -> list[str]:
+def _plan_faults(problem: PlanProblem, T: Tensor, usable: Tensor, tol: float) -> list[str]:
     finite = torch.isfinite(T).all(-1).all(-1)
     lowest = T.amin((-2, -1))
     return _where(usable & ~finite, "the plan has entries that are not finite") or _where(
-        usable & (lowest < -tol * problem.mass), "the plan has negative mass", lowest
+        usable & (lowest < -tol * problem.reference_mass), "the plan has negative mass", lowest
     )
 
 
@@ -234,9 +236,9 @@ def _matching_faults(problem: Problem, p: Tensor) -> list[str]:
 
 def _marginal_faults(problem: Problem, solution: Solution, facts: Facts, usable: Tensor, tol: float) -> list[str]:
     error, claimed = facts.marginal_error, solution.marginal_error
-    if not isinstance(problem, TransportProblem) or error is None:
+    if not isinstance(problem, PlanProblem) or error is None:
         return []
-    mass = problem.mass
+    mass = problem.reference_mass
     faults: list[str] = []
     if claimed is not None:
         wrong = usable & ~((claimed - error).abs() <= tol * mass)
@@ -253,7 +255,7 @@ def _dual_faults(problem: Problem, solution: Solution, facts: Facts, scale: _Sca
     """Potentials that come with an optimal solution must be feasible: f_i + g_j ≤ C_ij."""
     if facts.transformed is None or solution.potentials is None or Status.OPTIMAL not in solution.statuses:
         return []
-    assert isinstance(problem, TransportProblem | AssignmentProblem)
+    assert isinstance(problem, PlanProblem | AssignmentProblem)
     optimal = _having(solution, Status.OPTIMAL, problem)
     first, second = solution.potentials if _rows_first(problem) else solution.potentials[::-1]
     first, best = first.detach().double(), facts.transformed[0]
@@ -279,7 +281,7 @@ def _bound_faults(
         raised = usable & scale.exceeded(bound - facts.lower_bound, facts.lower_bound, tol)
         faults += _where(raised, "the lower bound is above the one the potentials prove", bound, facts.lower_bound)
     below = value
-    if isinstance(problem, TransportProblem) and facts.marginal_error is not None:
+    if isinstance(problem, PlanProblem) and facts.marginal_error is not None:
         # A plan that misses its marginals by e can be cheaper than any feasible one, by at most max|C| e.
         below = value + problem.cost.abs().amax((-2, -1)) * facts.marginal_error
     above = usable & scale.exceeded(bound - below, value, tol)

@@ -1,188 +1,378 @@
 """Sinkhorn's iteration on the CPU: kernel-domain speed with log-domain safety.
 
 The plan is T_ij = u_i K_ij v_j with K_ij = exp((f_i + g_j − C_ij)/ε). The scalings u, v are cheap to update but would
-overflow for small ε: as soon as one leaves [1/LARGE, LARGE], or a sum underflows, they are absorbed into the potentials
+overflow for small ε: as soon as one leaves the safe range, or a sum underflows, they are absorbed into the potentials
 f, g (Schmitzer, SIAM J. Sci. Comput. 41(3), 2019) and the iteration is done in the log domain. Each iteration reads K
-once: a row is scaled and added to the column sums while it is in cache.
+once: four rows are summed, scaled and added to the column sums while they are in cache.
+
+K, u and v have the cost's dtype; potentials and errors are float64, and so is the exponent before it is rounded.
+Small problems run side by side. The rows of a large one run side by side in blocks, whose number depends on the size
+of the problem alone: an answer depends neither on the batch around it nor on the number of threads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from solvers.kernels.exponential import exp32, exp64
+
+Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
-LARGE = 1e50
-TINY = 1e-200  # a sum below this has lost too many terms to underflow
+LARGE = 1 << 18  # entries from which a problem is worth splitting into blocks of rows
+BLOCK = 1 << 16  # entries of a block
+LANES = 16  # rows of K are padded to a multiple of a vector's length
+
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _log_step(
-    C: NDArray[np.floating], log_a: Doubles, log_b: Doubles, reg: float, f: Doubles, g: Doubles, top: Doubles
+@compiled
+def _largest(K: Floats) -> float:  # pragma: no cover - compiled
+    """The largest scaling that is safe in K's dtype: beyond it, or below its inverse, sums may have lost terms."""
+    return 1e10 if K.itemsize == 4 else 1e50
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _lowest(c: Floats, g: Doubles) -> float:  # pragma: no cover - compiled
+    """min_j c_j − g_j of a row of the cost."""
+    lowest = np.inf
+    for j in range(len(g)):
+        difference = c[j] - g[j]
+        lowest = difference if difference < lowest else lowest
+    return lowest
+
+
+@compiled
+def _fill(
+    C: Floats, reg: float, f: Doubles, g: Doubles, K: Floats, u: Floats, v: Floats, first: int, last: int
 ) -> None:  # pragma: no cover - compiled
-    """One iteration in the log domain: f from the rows, then g from the columns."""
-    n, m = C.shape
-    for i in range(n):
-        if log_a[i] == -np.inf:
-            f[i] = -np.inf
-            continue
-        largest = -np.inf
-        for j in range(m):
-            largest = max(largest, g[j] - C[i, j])
-        total = 0.0
-        for j in range(m):
-            total += np.exp((g[j] - C[i, j] - largest) / reg)
-        f[i] = reg * (log_a[i] - np.log(total)) - largest
-    for j in range(m):
-        top[j] = -np.inf
-        g[j] = 0.0
-    for i in range(n):
-        if f[i] > -np.inf:
-            for j in range(m):
-                top[j] = max(top[j], f[i] - C[i, j])
-    for i in range(n):
-        if f[i] > -np.inf:
-            for j in range(m):
-                g[j] += np.exp((f[i] - C[i, j] - top[j]) / reg)
-    for j in range(m):
-        g[j] = -np.inf if log_b[j] == -np.inf else reg * (log_b[j] - np.log(g[j])) - top[j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fill_kernel(
-    C: NDArray[np.floating], reg: float, f: Doubles, g: Doubles, K: Doubles, u: Doubles, v: Doubles
-) -> None:  # pragma: no cover - compiled
-    """K = exp((f + g − C)/ε), with scalings of one where there is mass."""
-    n, m = C.shape
-    for i in range(n):
+    """Rows ``first`` … ``last`` of K = exp((f + g − C)/ε), with scalings of one where there is mass."""
+    m = C.shape[1]
+    inverse = 1 / reg
+    for i in range(first, last):
         u[i] = 1.0 if f[i] > -np.inf else 0.0
+        if K.itemsize == 4:
+            for j in range(m):
+                K[i, j] = exp32(np.float32((f[i] + g[j] - C[i, j]) * inverse))
+        else:
+            for j in range(m):
+                K[i, j] = exp64((f[i] + g[j] - C[i, j]) * inverse)
+        K[i, m:] = 0.0
+    if first == 0:
+        v[m:] = 0.0
         for j in range(m):
-            K[i, j] = np.exp((f[i] + g[j] - C[i, j]) / reg)
-    for j in range(m):
-        v[j] = 1.0 if g[j] > -np.inf else 0.0
+            v[j] = 1.0 if g[j] > -np.inf else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _absorb(reg: float, potential: Doubles, scaling: Doubles) -> None:  # pragma: no cover - compiled
+@summing
+def _scale_rows(
+    K: Floats, a: Floats, v: Floats, new_u: Floats, sums: Floats, first: int, last: int
+) -> None:  # pragma: no cover - compiled
+    """New scalings of the rows ``first`` … ``last`` and the column sums they give, four rows at a time."""
+    width = K.shape[1]
+    zero = K.dtype.type(0)
+    sums[:] = zero
+    fours = first + (last - first) // 4 * 4
+    for i in range(first, fours, 4):
+        t0, t1, t2, t3 = zero, zero, zero, zero
+        for j in range(width):
+            t0 += K[i, j] * v[j]
+            t1 += K[i + 1, j] * v[j]
+            t2 += K[i + 2, j] * v[j]
+            t3 += K[i + 3, j] * v[j]
+        s0, s1, s2, s3 = a[i] / t0, a[i + 1] / t1, a[i + 2] / t2, a[i + 3] / t3
+        new_u[i], new_u[i + 1], new_u[i + 2], new_u[i + 3] = s0, s1, s2, s3
+        for j in range(width):
+            sums[j] += (s0 * K[i, j] + s1 * K[i + 1, j]) + (s2 * K[i + 2, j] + s3 * K[i + 3, j])
+    for i in range(fours, last):
+        t0 = zero
+        for j in range(width):
+            t0 += K[i, j] * v[j]
+        s0 = a[i] / t0
+        new_u[i] = s0
+        for j in range(width):
+            sums[j] += s0 * K[i, j]
+
+
+@summing
+def _stream_rows(
+    K: Floats, a: Floats, v: Floats, new_u: Floats, sums: Floats, first: int, last: int
+) -> None:  # pragma: no cover - compiled
+    """``_scale_rows`` for a K in main memory: four rows are added to the sums while the next four are on their way."""
+    width = K.shape[1]
+    zero = K.dtype.type(0)
+    sums[:] = zero
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    done = first
+    for i in range(first, last - 3, 4):
+        t0, t1, t2, t3 = zero, zero, zero, zero
+        for j in range(width):
+            sums[j] += (s0 * K[done, j] + s1 * K[done + 1, j]) + (s2 * K[done + 2, j] + s3 * K[done + 3, j])
+            t0 += K[i, j] * v[j]
+            t1 += K[i + 1, j] * v[j]
+            t2 += K[i + 2, j] * v[j]
+            t3 += K[i + 3, j] * v[j]
+        s0, s1, s2, s3 = a[i] / t0, a[i + 1] / t1, a[i + 2] / t2, a[i + 3] / t3
+        new_u[i], new_u[i + 1], new_u[i + 2], new_u[i + 3] = s0, s1, s2, s3
+        done = i
+    for j in range(width):
+        sums[j] += (s0 * K[done, j] + s1 * K[done + 1, j]) + (s2 * K[done + 2, j] + s3 * K[done + 3, j])
+    for i in range(done + 4, last):
+        t0 = zero
+        for j in range(width):
+            t0 += K[i, j] * v[j]
+        s0 = a[i] / t0
+        new_u[i] = s0
+        for j in range(width):
+            sums[j] += s0 * K[i, j]
+
+
+@summing
+def _row_error(
+    a: Floats, u: Floats, new_u: Floats, largest: float, first: int, last: int
+) -> tuple[float, bool]:  # pragma: no cover - compiled
+    """‖u∘(K v) − a‖₁ of the scalings before, from K v = a / new_u, and whether all new ones are in range."""
+    error, outside = 0.0, 0
+    high, low = a.dtype.type(largest), a.dtype.type(1 / largest)
+    for i in range(first, last):
+        inside = (new_u[i] > low) & (new_u[i] < high)
+        error += abs(u[i] / new_u[i] * a[i] - a[i]) if inside else a[i]
+        outside += (a[i] > 0) & ~inside
+    return error, outside == 0
+
+
+@compiled
+def _scale_columns(K: Floats, b: Floats, sums: Floats, new_v: Floats) -> bool:  # pragma: no cover - compiled
+    """New column scalings from the column sums; returns whether all are in range."""
+    high, low = K.dtype.type(_largest(K)), K.dtype.type(1 / _largest(K))
+    outside = 0
+    for j in range(len(b)):
+        new_v[j] = b[j] / sums[j] if b[j] > 0 else K.dtype.type(0)
+        outside += (b[j] > 0) & ~((new_v[j] > low) & (new_v[j] < high))
+    return outside == 0
+
+
+@compiled
+def _absorb(reg: float, potential: Doubles, scaling: Floats) -> None:  # pragma: no cover - compiled
     for i in range(len(potential)):
         if scaling[i] > 0:
-            potential[i] += reg * np.log(scaling[i])
+            potential[i] += reg * np.log(np.float64(scaling[i]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _scale_rows(
-    K: Doubles, a: Doubles, u: Doubles, v: Doubles, new_u: Doubles, columns: Doubles
-) -> tuple[float, bool]:  # pragma: no cover - compiled
-    """New row scalings and the column sums they give; returns the error of (u, v) and whether all is in range."""
-    n, m = K.shape
-    error, safe = 0.0, True
-    columns[:] = 0.0
-    for i in range(n):
-        new_u[i] = 0.0
-        if a[i] > 0:
-            total = 0.0
+@summing
+def _log_rows(
+    C: Floats, a: Floats, reg: float, f: Doubles, g: Doubles, first: int, last: int
+) -> None:  # pragma: no cover - compiled
+    """f_i = ε log a_i − ε log Σ_j exp((g_j − C_ij)/ε), whatever the size of the terms."""
+    m = C.shape[1]
+    inverse = 1 / reg
+    for i in range(first, last):
+        lowest = _lowest(C[i], g)
+        total = 0.0
+        for j in range(m):
+            total += exp64((lowest - (C[i, j] - g[j])) * inverse)
+        f[i] = lowest + reg * (np.log(np.float64(a[i])) - np.log(total)) if a[i] > 0 else -np.inf
+
+
+@summing
+def _column_lows(C: Floats, f: Doubles, lows: Doubles, first: int, last: int) -> None:  # pragma: no cover - compiled
+    """min_i C_ij − f_i over the rows ``first`` … ``last``."""
+    m = C.shape[1]
+    lows[:] = np.inf
+    for i in range(first, last):
+        for j in range(m):
+            lows[j] = min(lows[j], C[i, j] - f[i])
+
+
+@summing
+def _column_totals(
+    C: Floats, reg: float, f: Doubles, lows: Doubles, totals: Doubles, first: int, last: int
+) -> None:  # pragma: no cover - compiled
+    """Σ_i exp((f_i − C_ij + low_j)/ε) over the rows ``first`` … ``last``."""
+    m = C.shape[1]
+    inverse = 1 / reg
+    totals[:] = 0.0
+    for i in range(first, last):
+        if f[i] > -np.inf:
             for j in range(m):
-                total += K[i, j] * v[j]
-            error += abs(u[i] * total - a[i])
-            if not total > TINY:
-                safe = False
+                totals[j] += exp64((lows[j] - (C[i, j] - f[i])) * inverse)
+
+
+@summing
+def _plan(K: Floats, u: Floats, v: Floats, T: Floats, first: int, last: int) -> None:  # pragma: no cover - compiled
+    for i in range(first, last):
+        for j in range(T.shape[1]):
+            T[i, j] = u[i] * K[i, j] * v[j]
+
+
+def _driver(loop: Callable[..., Any], scale: Callable[..., None]) -> Any:
+    """The iteration of one problem, compiled with its blocks in sequence (``range``) or side by side (``prange``)."""
+
+    @njit(cache=True, nogil=True, error_model="numpy", parallel=loop is prange)
+    def solve(
+        C: Floats,
+        a: Floats,
+        b: Floats,
+        reg: float,
+        limit: float,
+        start: int,
+        stop: int,
+        f: Doubles,
+        g: Doubles,
+        K: Floats,
+        T: Floats,
+        rows: Floats,
+        columns: Floats,
+        totals: Doubles,
+        blocks: int,
+    ) -> tuple[int, bool]:  # pragma: no cover - compiled
+        """Iterations ``start`` … ``stop`` from g; returns the iteration reached and whether it converged."""
+        n = len(a)
+        u, new_u = rows[0], rows[1]
+        v, new_v, sums = columns[0], columns[1], columns[2:]
+        largest = _largest(K)
+        errors, safes = np.empty(blocks), np.empty(blocks, np.bool_)
+        for block in loop(blocks):  # f so that every row of K has a one
+            for i in range(block * n // blocks, (block + 1) * n // blocks):
+                f[i] = _lowest(C[i], g) if a[i] > 0 else -np.inf
+            _fill(C, reg, f, g, K, u, v, block * n // blocks, (block + 1) * n // blocks)
+        iteration, converged = start, False
+        while True:
+            for block in loop(blocks):
+                scale(K, a, v, new_u, sums[block], block * n // blocks, (block + 1) * n // blocks)
+                errors[block], safes[block] = _row_error(
+                    a, u, new_u, largest, block * n // blocks, (block + 1) * n // blocks
+                )
+            # The columns being exact, the error of the rows is that of the plan; before an iteration they are not.
+            converged = iteration > start and errors.sum() <= limit
+            if converged or iteration >= stop:
+                break
+            iteration += 1
+            for block in range(1, blocks):
+                sums[0] += sums[block]
+            if safes.all() and _scale_columns(K, b, sums[0], new_v[: len(b)]):
+                u[:] = new_u
+                v[:] = new_v
                 continue
-            scaling = a[i] / total
-            new_u[i] = scaling
-            safe = safe and 1 / LARGE < scaling < LARGE
-            for j in range(m):
-                columns[j] += scaling * K[i, j]
-    return error, safe
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _scale_columns(b: Doubles, columns: Doubles, new_v: Doubles) -> bool:  # pragma: no cover - compiled
-    """New column scalings; returns whether all are in range."""
-    safe = True
-    for j in range(len(b)):
-        new_v[j] = 0.0
-        if b[j] > 0:
-            if not columns[j] > TINY:
-                return False
-            new_v[j] = b[j] / columns[j]
-            safe = safe and 1 / LARGE < new_v[j] < LARGE
-    return safe
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _solve(
-    C: NDArray[np.floating],
-    a: Doubles,
-    b: Doubles,
-    reg: float,
-    limit: float,
-    first: int,
-    last: int,
-    f: Doubles,
-    g: Doubles,
-    K: Doubles,
-    rows: Doubles,
-    columns: Doubles,
-) -> tuple[int, bool]:  # pragma: no cover - compiled
-    """Iterations ``first`` … ``last`` of one problem; returns the iteration reached and whether it converged."""
-    log_a, u, new_u = rows[0], rows[1], rows[2]
-    log_b, v, new_v, sums = columns[0], columns[1], columns[2], columns[3]
-    for i in range(len(a)):
-        log_a[i] = np.log(a[i]) if a[i] > 0 else -np.inf
-    for j in range(len(b)):
-        log_b[j] = np.log(b[j]) if b[j] > 0 else -np.inf
-    iteration = first
-    if iteration == 0:
-        _log_step(C, log_a, log_b, reg, f, g, sums)
-        iteration = 1
-    _fill_kernel(C, reg, f, g, K, u, v)
-    converged = False
-    while True:
-        error, safe = _scale_rows(K, a, u, v, new_u, sums)
-        converged = error <= limit
-        if converged or iteration >= last:
-            break
-        iteration += 1
-        if safe and _scale_columns(b, sums, new_v):
-            u[:], v[:] = new_u, new_v
-            continue
-        # Out of range: this iteration is done again from the absorbed potentials, in the log domain.
+            # Out of range: this iteration is done again from the absorbed potentials, in the log domain.
+            _absorb(reg, g, v)
+            for block in loop(blocks):
+                _log_rows(C, a, reg, f, g, block * n // blocks, (block + 1) * n // blocks)
+                _column_lows(C, f, totals[block], block * n // blocks, (block + 1) * n // blocks)
+            lows = totals[blocks]
+            lows[:] = totals[0]
+            for block in range(1, blocks):
+                lows[:] = np.minimum(lows, totals[block])
+            for block in loop(blocks):
+                _column_totals(C, reg, f, lows, totals[block], block * n // blocks, (block + 1) * n // blocks)
+            for block in range(1, blocks):
+                totals[0] += totals[block]
+            for j in range(len(b)):
+                g[j] = lows[j] + reg * (np.log(np.float64(b[j])) - np.log(totals[0, j])) if b[j] > 0 else -np.inf
+            for block in loop(blocks):
+                _fill(C, reg, f, g, K, u, v, block * n // blocks, (block + 1) * n // blocks)
+        for block in loop(blocks):
+            _plan(K, u, v, T, block * n // blocks, (block + 1) * n // blocks)
         _absorb(reg, f, u)
         _absorb(reg, g, v)
-        _log_step(C, log_a, log_b, reg, f, g, sums)
-        _fill_kernel(C, reg, f, g, K, u, v)
-    _absorb(reg, f, u)
-    _absorb(reg, g, v)
-    return iteration, converged
+        return iteration, converged
+
+    return solve
+
+
+_solve, _solve_in_blocks = _driver(range, _scale_rows), _driver(prange, _stream_rows)
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
-def sinkhorn_potentials(
-    C: NDArray[np.floating],
-    a: Doubles,
-    b: Doubles,
-    reg: float,
+def _solve_batch(
+    C: Floats,
+    a: Floats,
+    b: Floats,
+    reg: Doubles,
     limit: Doubles,
-    last: int,
+    stop: Integers,
     f: Doubles,
     g: Doubles,
-    iterations: NDArray[np.int64],
+    T: Floats,
+    iterations: Integers,
     converged: NDArray[np.bool_],
     chunks: int,
 ) -> None:  # pragma: no cover - compiled
-    """Iterate every problem that has not converged until it does, or until iteration ``last``.
+    """Small problems, side by side."""
+    batch, n, m = C.shape
+    width = (m + LANES - 1) // LANES * LANES
+    for chunk in prange(chunks):
+        K, totals = np.empty((n, width), T.dtype), np.empty((2, m))
+        rows, columns = np.empty((2, n), T.dtype), np.zeros((3, width), T.dtype)
+        for k in range(chunk * batch // chunks, (chunk + 1) * batch // chunks):
+            if not converged[k] and iterations[k] < stop[k]:
+                iterations[k], converged[k] = _solve(
+                    C[k], a[k], b[k], reg[k], limit[k], iterations[k], stop[k],
+                    f[k], g[k], K, T[k], rows, columns, totals, 1,
+                )  # fmt: skip
 
-    Each stops when the L1 error of its row marginal is at most its ``limit``, the columns being exact. Called again
-    with a larger ``last`` it goes on. C (B, n, m) in float32 or float64, all else float64: a (B, n), b (B, m),
-    limit (B,); updated in place: f (B, n), g (B, m), iterations (B,), converged (B,).
+
+@compiled
+def _solve_one_by_one(
+    C: Floats,
+    a: Floats,
+    b: Floats,
+    reg: Doubles,
+    limit: Doubles,
+    stop: Integers,
+    f: Doubles,
+    g: Doubles,
+    T: Floats,
+    iterations: Integers,
+    converged: NDArray[np.bool_],
+    blocks: int,
+) -> None:  # pragma: no cover - compiled
+    """Large problems, one after the other, each in blocks side by side; K becomes the plan in place."""
+    batch, n, m = C.shape
+    rows, columns = np.empty((2, n), T.dtype), np.empty((2 + blocks, m), T.dtype)
+    totals = np.empty((blocks + 1, m))
+    for k in range(batch):
+        if not converged[k] and iterations[k] < stop[k]:
+            iterations[k], converged[k] = _solve_in_blocks(
+                C[k], a[k], b[k], reg[k], limit[k], iterations[k], stop[k],
+                f[k], g[k], T[k], T[k], rows, columns, totals, blocks,
+            )  # fmt: skip
+
+
+def sinkhorn_plans(
+    C: Floats,
+    a: Floats,
+    b: Floats,
+    reg: Doubles,
+    limit: Doubles,
+    stop: Integers,
+    f: Doubles,
+    g: Doubles,
+    T: Floats,
+    iterations: Integers,
+    converged: NDArray[np.bool_],
+    threads: int,
+) -> None:
+    """Iterate every problem that has not converged until it does, or until it has had ``stop`` iterations.
+
+    An iteration scales the rows, then the columns, from the potential g. A problem stops when the L1 error of its row
+    marginal is at most its ``limit``, the columns being exact. Called again with a larger ``stop`` it goes on.
+
+    C (B, n, m), a (B, n), b (B, m) and T (B, n, m) share one dtype, float32 or float64, and are contiguous; C may hold
+    +∞ for forbidden pairs, but no row or column with mass may hold nothing else. reg, limit (B,), f (B, n) and g (B, m)
+    are float64, stop (B,) int64. Updated in place: g (−∞ where b is 0), f, T, iterations (B,), converged (B,).
     """
     batch, n, m = C.shape
-    for chunk in prange(chunks):
-        K, rows, columns = np.empty((n, m)), np.empty((3, n)), np.empty((4, m))
-        for k in range(chunk * batch // chunks, (chunk + 1) * batch // chunks):
-            if not converged[k]:
-                iterations[k], converged[k] = _solve(
-                    C[k], a[k], b[k], reg, limit[k], iterations[k], last, f[k], g[k], K, rows, columns
-                )
+    if n * m < LARGE:
+        chunks = min(batch, 8 * threads if threads > 1 else 1)
+        _solve_batch(C, a, b, reg, limit, stop, f, g, T, iterations, converged, chunks)
+    else:
+        blocks = max(1, min(n // 4, n * m // BLOCK))
+        _solve_one_by_one(C, a, b, reg, limit, stop, f, g, T, iterations, converged, blocks)
