@@ -1,6 +1,6 @@
-"""The two ways Sinkhorn's iteration is run: compiled for the CPU, and in the log domain in torch.
+"""How Sinkhorn's iteration is run: compiled for the CPU, in the log domain in torch, and as Newton's method.
 
-Both take a batch, the iterations each of its problems has had (B,), the tolerance on the marginal error as a fraction
+All take a batch, the iterations each of its problems has had (B,), the tolerance on the marginal error as a fraction
 of the mass, and the number of iterations at which each problem stops (B,).
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from solvers.kernels.sinkhorn import sinkhorn_plans
+from solvers.kernels.sinkhorn_newton import newton_plans
 from solvers.solver import Clock
 
 WORK = 50_000_000  # cost entries read between two looks at the clock, when there is a time limit
@@ -58,6 +59,32 @@ def scale_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Ten
         threads = numba.get_num_threads()
         sinkhorn_plans(C_, a_, b_, reg_, limit_, until, f_, g_, T_, iterations_, converged_, threads)
     return Iterated(T, f, g, iterations, converged)
+
+
+def newton_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:
+    """Newton steps on the dual, on the CPU, without a graph; the shorter side's potential is the variable."""
+    C, a, b, reg, g = (x.detach().cpu() for x in batch)
+    home = batch.C.device
+    turned = C.shape[-2] < C.shape[-1]
+    if turned:  # the potential of the rows, fitted to g by one more half of an iteration
+        M = (g.unsqueeze(-2) - C) / reg[:, None, None]
+        start = reg.unsqueeze(-1) * (safe_log(a.double()) - torch.logsumexp(M, -1))
+        C, a, b, g = C.mT, b, a, start
+    C = C.contiguous()
+    a, b, g = (x.to(torch.float64, copy=True).contiguous() for x in (a, b, g))
+    f, T, iterations = torch.zeros_like(a), torch.empty_like(C), iterations.cpu().clone()
+    converged, limit = torch.zeros(len(C), dtype=torch.bool), ROUNDING * tolerance * a.sum(-1)
+    steps = int(stop.max()) if len(C) and clock.time_limit is None else 1 + WORK // max(1, C.numel() * C.shape[-1])
+    chunks, first = min(len(C), 8 * numba.get_num_threads()), True
+    C_, a_, b_, reg_, limit_ = (x.numpy() for x in (C, a, b, reg.contiguous(), limit))
+    f_, g_, T_, iterations_, converged_ = (x.numpy() for x in (f, g, T, iterations, converged))
+    while first or not (bool((converged | (iterations >= stop.cpu())).all()) or clock.expired):
+        until = torch.minimum(stop.cpu(), iterations + steps).numpy()
+        newton_plans(C_, a_, b_, reg_, limit_, until, f_, g_, T_, iterations_, converged_, chunks)
+        first = False
+    if turned:
+        T, f, g = T.mT.contiguous(), g, f
+    return Iterated(*(x.to(home) for x in (T, f, g, iterations, converged)))
 
 
 def scale_in_log_domain(batch: Batch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:

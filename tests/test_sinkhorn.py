@@ -162,11 +162,11 @@ def test_a_small_regularisation_converges_or_says_that_it_did_not(reg, dtype):
     cost = torch.cdist(x, y) ** 2
     problem = TransportProblem((cost / cost.amax((-2, -1), keepdim=True)).to(dtype))
     exact = exact_values(problem)
-    for settings in ({}, {"scaling": 0.5}):
+    for settings in ({}, {"scaling": 0.5}, {"newton": True}):
         solution = solve(problem, "sinkhorn", reg=reg, tolerance=1e-6, max_iterations=100_000, **settings)
         converged = torch.tensor([s is Status.CONVERGED for s in solution.statuses])
         error = problem.marginal_error(solution.plan)
-        assert converged.all() or reg < 1e-2
+        assert converged.all() or (reg < 1e-2 and "newton" not in settings)
         assert (error[converged] <= 1e-6).all()
         assert (solution.iterations[~converged] == 100_000).all() or "resolves" in solution.message
         # The entropic plan costs at most ε log(n m) more than the best (Peyré and Cuturi 2019, prop. 4.1).
@@ -185,6 +185,38 @@ def test_scaling_down_reaches_the_same_plan_in_fewer_iterations():
     assert int(short.iterations.max()) == 150
     f, g = (p.unsqueeze(d) for p, d in zip(short.potentials, (-1, -2), strict=True))
     torch.testing.assert_close(short.plan, torch.exp((f + g - problem.cost) / 1e-4), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 30), (20, 45), (45, 20), (1, 4), (3, 1)])
+@pytest.mark.parametrize("reg", [1.0, 1e-2, 1e-4])
+def test_newton_reaches_the_plan_that_scaling_reaches_or_never_does(reg, n, m):
+    problem = make_problem(TransportProblem, 6, n=n, m=m)
+    newton = solve(problem, "sinkhorn", reg=reg, tolerance=1e-10, newton=True, max_iterations=1000)
+    assert newton.status is Status.CONVERGED
+    assert (problem.marginal_error(newton.plan) <= 1e-10).all()
+    f, g = (p.unsqueeze(d) for p, d in zip(newton.potentials, (-1, -2), strict=True))
+    torch.testing.assert_close(newton.plan, torch.exp((f + g - problem.cost) / reg), rtol=1e-7, atol=1e-12)
+    if reg > 1e-3:
+        plain = solve(problem, "sinkhorn", reg=reg, tolerance=1e-10, max_iterations=1_000_000)
+        torch.testing.assert_close(newton.plan, plain.plan, rtol=0, atol=1e-8)
+        assert newton.iterations.max() <= plain.iterations.max() + 100
+    for k in (0, 5):
+        alone = TransportProblem(problem.cost[k], problem.a[k], problem.b[k])
+        alone = solve(alone, "sinkhorn", reg=reg, tolerance=1e-10, newton=True, max_iterations=1000)
+        torch.testing.assert_close(alone.plan, newton.plan[k], rtol=0, atol=1e-9)
+
+
+def test_newton_says_what_it_does_not_do():
+    problem = make_problem(TransportProblem, n=3)
+    with pytest.raises(ValueError, match="no unrolled gradient"):
+        solve(problem, "sinkhorn", newton=True, gradient="unrolled")
+    with pytest.raises(ValueError, match="shorter side is at most 2048"):
+        solve(TransportProblem(torch.zeros(2049, 2049)), "sinkhorn", newton=True)
+    limited = solve(make_problem(TransportProblem, n=40), "sinkhorn", reg=1e-4, newton=True, max_iterations=30)
+    assert limited.status is Status.ITERATION_LIMIT
+    assert int(limited.iterations) <= 30
+    expired = solve(make_problem(TransportProblem, n=40), "sinkhorn", reg=1e-4, newton=True, time_limit=0.0)
+    assert expired.status in (Status.TIME_LIMIT, Status.CONVERGED)  # a stretch of steps may be all it takes
 
 
 def test_a_warm_start_goes_on_where_it_left():

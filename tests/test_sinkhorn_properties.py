@@ -31,11 +31,11 @@ def problems(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(problems(), st.sampled_from([1.0, 0.05, 1e-3]), st.sampled_from([None, 0.5]))
-def test_a_plan_keeps_what_its_status_promises(drawn, reg, scaling):
+@given(problems(), st.sampled_from([1.0, 0.05, 1e-3]), st.sampled_from([{}, {"scaling": 0.5}, {"newton": True}]))
+def test_a_plan_keeps_what_its_status_promises(drawn, reg, ways):
     problem, scale = drawn
     solution = solve(
-        problem, "sinkhorn", reg=reg * scale, tolerance=1e-5, max_iterations=2000, scaling=scaling
+        problem, "sinkhorn", reg=reg * scale, tolerance=1e-5, max_iterations=2000, **ways
     )  # the referee has looked at it already
     assert check(problem, solution) == []
     assert torch.isfinite(solution.plan).all()

@@ -40,7 +40,7 @@ def _largest(K: Floats) -> float:  # pragma: no cover - compiled
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def _lowest(c: Floats, g: Doubles) -> float:  # pragma: no cover - compiled
+def row_lowest(c: Floats, g: Doubles) -> float:  # pragma: no cover - compiled
     """min_j c_j − g_j of a row of the cost."""
     lowest = np.inf
     for j in range(len(g)):
@@ -174,7 +174,7 @@ def _log_rows(
     m = C.shape[1]
     inverse = 1 / reg
     for i in range(first, last):
-        lowest = _lowest(C[i], g)
+        lowest = row_lowest(C[i], g)
         total = 0.0
         for j in range(m):
             total += exp64((lowest - (C[i, j] - g[j])) * inverse)
@@ -241,7 +241,7 @@ def _driver(loop: Callable[..., Any], scale: Callable[..., None]) -> Any:
         errors, safes = np.empty(blocks), np.empty(blocks, np.bool_)
         for block in loop(blocks):  # f so that every row of K has a one
             for i in range(block * n // blocks, (block + 1) * n // blocks):
-                f[i] = _lowest(C[i], g) if a[i] > 0 else -np.inf
+                f[i] = row_lowest(C[i], g) if a[i] > 0 else -np.inf
             _fill(C, reg, f, g, K, u, v, block * n // blocks, (block + 1) * n // blocks)
         iteration, converged = start, False
         while True:

@@ -19,7 +19,7 @@ summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc",
 
 
 @summing
-def _schur(P: Doubles, inverse_r: Doubles, c: Doubles, S: Doubles) -> None:  # pragma: no cover - compiled
+def schur(P: Doubles, inverse_r: Doubles, c: Doubles, S: Doubles) -> None:  # pragma: no cover - compiled
     """Lower half of diag(c) − Pᵀ diag(1/r) P + c cᵀ/Σc, whose last term fixes the constant; damped."""
     n, m = P.shape
     total, largest = c.sum(), c.max()
@@ -43,7 +43,7 @@ def _schur(P: Doubles, inverse_r: Doubles, c: Doubles, S: Doubles) -> None:  # p
 
 
 @summing
-def _factor(S: Doubles, column: Doubles) -> None:  # pragma: no cover - compiled
+def factor(S: Doubles, column: Doubles) -> None:  # pragma: no cover - compiled
     """Cholesky's lower factor in place of the lower half of S."""
     m = len(S)
     for k in range(m):
@@ -54,13 +54,13 @@ def _factor(S: Doubles, column: Doubles) -> None:  # pragma: no cover - compiled
             S[j, k] /= pivot
             column[j] = S[j, k]
         for j in range(k + 1, m):
-            factor = column[j]
+            weight = column[j]
             for i in range(k + 1, j + 1):
-                S[j, i] -= factor * column[i]
+                S[j, i] -= weight * column[i]
 
 
 @summing
-def _substitute(L: Doubles, y: Doubles) -> None:  # pragma: no cover - compiled
+def substitute(L: Doubles, y: Doubles) -> None:  # pragma: no cover - compiled
     """L Lᵀ y = y, in place."""
     m = len(L)
     for j in range(m):
@@ -82,7 +82,7 @@ def _solve(
     n, m = P.shape
     for i in range(n):
         x[i] = 1 / r[i] if r[i] > 0 else 0.0
-    _schur(P, x, c, S)
+    schur(P, x, c, S)
     # Only what the system can reach is asked for: Σp = Σq.
     excess = (q.sum() - p.sum()) / c.sum()
     for j in range(m):
@@ -91,8 +91,8 @@ def _solve(
         weight = p[i] * x[i]
         for j in range(m):
             y[j] -= weight * P[i, j]
-    _factor(S, space)
-    _substitute(S, y)
+    factor(S, space)
+    substitute(S, y)
     for i in range(n):
         total = p[i]
         for j in range(m):
