@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: reproduce test test-slow test-gpu bench lint clean
+.PHONY: reproduce test test-slow test-gpu bench study lint clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -22,6 +22,9 @@ test-gpu: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@$(BIN)/asv machine --yes > /dev/null
 	@$(BIN)/asv run
+
+study: $(VENV)/.installed-peers
+	@$(BIN)/python -m benchmarks.study
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
@@ -45,3 +48,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Matchmark and its development tools into $(VENV) (some minutes, once)"
 	@$(INSTALL) --constraint constraints.txt --editable ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-peers: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Matchmark, its development tools and the peers of the study into $(VENV) (some minutes, once)"
+	@$(INSTALL) --constraint constraints.txt --editable ".[dev,peers]"
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed

@@ -2,8 +2,8 @@
 
 Grids come from the environment variable ``MATCHMARK_BENCH``, never from the machine:
 
-* ``fast``, the default: three sizes a family, float32. With ``--quick`` it ends in about a minute on two cores.
-* ``regular``: float64 and OpenCV as well. What a stored history should be measured with.
+* ``fast``, the default: one to three sizes a family, on the CPU. With ``--quick`` it ends in a minute on two cores.
+* ``regular``: the other precision, CUDA, and every peer as well. What a stored history should be measured with.
 * ``large``: larger sizes as well.
 
 asv starts a process for every combination of parameters: forked from one that has imported this package (the launch
@@ -14,14 +14,26 @@ asv takes NaN for "skipped" and NotImplementedError in ``setup`` for "skip me", 
 or broken raises something else here.
 """
 
+from __future__ import annotations
+
 import ctypes
+import importlib
 import math
 import os
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from solvers import Solution
+
+Array = NDArray[Any]
+Call = Callable[[], Any]
 
 PROFILES = ("fast", "regular", "large")
 PROFILE = os.environ.get("MATCHMARK_BENCH", "fast")
@@ -29,7 +41,7 @@ if PROFILE not in PROFILES:
     raise ValueError(f"MATCHMARK_BENCH must be one of {', '.join(PROFILES)}, not {PROFILE!r}")
 
 
-def grid(fast, regular=(), large=()):
+def grid(fast: Sequence[str], regular: Sequence[str] = (), large: Sequence[str] = ()) -> list[str]:
     """The values of a parameter in the chosen profile; each profile includes the smaller ones."""
     chosen = PROFILES.index(PROFILE) + 1
     return [value for values in (fast, regular, large)[:chosen] for value in values]
@@ -39,7 +51,7 @@ def grid(fast, regular=(), large=()):
 
 
 @cache
-def assignment_instance(size):
+def assignment_instance(size: str) -> Array:
     """Costs of shape (batch, n, m), float64, for a size "batch x n x m" such as "64x49x49".
 
     Cosine distances of random unit features in 16 dimensions, the costs vision problems have.
@@ -52,18 +64,48 @@ def assignment_instance(size):
 
 
 @cache
-def transport_instance(size):
-    """The same costs with weights (batch, n) and (batch, m): random, not uniform, each summing to 1."""
+def transport_instance(size: str, weights: str = "random") -> tuple[Array, Array, Array]:
+    """The same costs with weights (batch, n) and (batch, m), each summing to 1: "random" ones, or "uniform" ones."""
     cost = assignment_instance(size)
     rng = np.random.default_rng(1)
-    weights = (rng.uniform(0.5, 1.5, (len(cost), k)) for k in cost.shape[1:])
-    return cost, *(w / w.sum(-1, keepdims=True) for w in weights)
+    low, high = {"random": (0.5, 1.5), "uniform": (1.0, 1.0)}[weights]
+    a, b = (rng.uniform(low, high, (len(cost), k)) for k in cost.shape[1:])
+    return cost, a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)
 
 
-# --------------------------------------------------------------------------------------------------------- devices
+@cache
+def gromov_wasserstein_instance(size: str) -> tuple[Array, Array, Array]:
+    """Distance matrices Dx, Dy (batch, n, n) in [0, 1], float64, and a good matching p (batch, n), for "batch x n x n".
+
+    Euclidean distances of random points in the plane, and of the same points moved by a little noise and shuffled:
+    p(i) is where point i went.
+    """
+    batch, n, m = map(int, size.split("x"))
+    if n != m:
+        raise ValueError(f"distance matrices are matched to others of their size, and {size} is not square")
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((batch, n, 2))
+    shuffle = rng.random((batch, n)).argsort(1)
+    y = np.take_along_axis(x + 0.05 * rng.standard_normal(x.shape), shuffle[..., None], 1)
+    Dx, Dy = (np.linalg.norm(z[:, :, None] - z[:, None], axis=-1) for z in (x, y))
+    largest = max(Dx.max(), Dy.max())
+    return Dx / largest, Dy / largest, shuffle.argsort(1)
 
 
-def require_device(device):
+# ------------------------------------------------------------------------------------------------ peers and devices
+
+
+def peer(module: str) -> ModuleType:
+    """The module of a peer; skip, from ``setup``, where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:  # it is there and lacks something: a defect, not an absence
+            raise
+        raise NotImplementedError(f"{error.name} is not installed (pip install -e '.[bench,peers]')") from None
+
+
+def require_device(device: str) -> None:
     """Skip, from ``setup``, where there is no such device."""
     if device != "cuda":
         return
@@ -75,7 +117,7 @@ def require_device(device):
         raise NotImplementedError("no CUDA device on this machine")
 
 
-def synchronize(device):
+def synchronize(device: str) -> None:
     """Wait for the device: a CUDA kernel is only queued when its call returns."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -84,19 +126,19 @@ def synchronize(device):
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def solved(solution):
-    """A solution of ours, if it is optimal or converged.
+def solved(solution: Solution, *others: str) -> Solution:
+    """A solution of ours, if it is optimal or converged, or ended with one of the statuses named.
 
     Raises:
         RuntimeError: any other status.
     """
     status = solution.status
-    if status.name not in ("OPTIMAL", "CONVERGED"):
+    if status.name not in ("OPTIMAL", "CONVERGED", *others):
         raise RuntimeError(f"{solution.solver} ended with {status.name}: {solution.message or status.sentence}")
     return solution
 
 
-def finite(x):
+def finite(x: Any) -> Array:
     """A tensor, an array or a list of arrays as a NumPy array.
 
     Raises:
@@ -108,7 +150,7 @@ def finite(x):
     return array
 
 
-def warmed_up(call):
+def warmed_up(call: Call) -> Call:
     """``call`` itself, after one run of it that compiles what is to be compiled, and whose result is checked.
 
     Raises:
@@ -121,7 +163,7 @@ def warmed_up(call):
     return call
 
 
-def tracked(value):
+def tracked(value: float) -> float:
     """A number for asv to compare: six significant digits, at least 1e-9, so that rounding is no regression.
 
     Raises:
@@ -132,12 +174,28 @@ def tracked(value):
     return max(float(f"{value:.5e}"), 1e-9)
 
 
-def marginal_error(plan, a, b):
+def marginal_error(plan: Any, a: Array, b: Array) -> float:
     """‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁, the largest of the batch, in float64."""
     plan = finite(plan).astype(np.float64)
-    return (np.abs(plan.sum(-1) - a).sum(-1) + np.abs(plan.sum(-2) - b).sum(-1)).max()
+    return float((np.abs(plan.sum(-1) - a).sum(-1) + np.abs(plan.sum(-2) - b).sum(-1)).max())
 
 
-def relative_gap(value, optimum):
+def relative_gap(value: Array, optimum: Array) -> float:
     """|value − optimum| / |optimum|, the largest of the batch; absolute, as an infeasible answer may undercut."""
-    return (np.abs(value - optimum) / np.abs(optimum)).max()
+    return float((np.abs(value - optimum) / np.abs(optimum)).max())
+
+
+def rounded_value(cost: Array, plan: Any, a: Array, b: Array) -> Array:
+    """⟨C, T'⟩ of the feasible plan T' nearest by, (batch,), in float64: never below the optimum.
+
+    T' is the plan with its rows, then its columns, scaled down to their weights, and the missing mass put back as a
+    product (Altschuler, Weed and Rigollet, NeurIPS 2017, Algorithm 2).
+    """
+    T = finite(plan).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty row stays empty
+        T = T * np.fmin(1, a / T.sum(-1))[..., None]
+        T = T * np.fmin(1, b / T.sum(-2))[..., None, :]
+    rows, columns = a - T.sum(-1), b - T.sum(-2)
+    missing = np.abs(rows).sum(-1)
+    product = rows[..., None] * columns[..., None, :] / np.where(missing > 0, missing, 1)[..., None, None]
+    return (cost * (T + product)).sum((-2, -1))

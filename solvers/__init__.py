@@ -7,6 +7,9 @@
 (0.0, 'OPTIMAL')
 """
 
+from solvers.lazy_plan import LazyPlan
+from solvers.partial import PartialTransportProblem
+from solvers.point_clouds import PointCloudTransportProblem
 from solvers.problems import (
     AssignmentProblem,
     InvalidProblem,
@@ -16,18 +19,23 @@ from solvers.problems import (
 from solvers.registry import UnknownSolver, available_solvers, make_solver, solve
 from solvers.solution import Progress, Solution, Status
 from solvers.solver import Solver
+from solvers.unbalanced import UnbalancedTransportProblem
 from solvers.verify import InvalidSolution, check
 
 __all__ = [
     "AssignmentProblem",
     "InvalidProblem",
     "InvalidSolution",
+    "LazyPlan",
+    "PartialTransportProblem",
+    "PointCloudTransportProblem",
     "Progress",
     "QuadraticAssignmentProblem",
     "Solution",
     "Solver",
     "Status",
     "TransportProblem",
+    "UnbalancedTransportProblem",
     "UnknownSolver",
     "available_solvers",
     "check",

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import ot
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from solvers.problems import TransportProblem
+from solvers.kernels.network_simplex import ITERATION_LIMIT, NOT_BEGUN, OPTIMAL, UNFINISHED, UNLIMITED, Transport
+from solvers.partial import PartialTransportProblem
+from solvers.problems import PlanProblem, TransportProblem
 from solvers.solution import Status
 from solvers.solver import Answer, Clock, Solver
 
-Array = NDArray[np.float64]
-CHUNK = 20_000  # pivots between two looks at the clock, when there is a time limit; doubled every time
+WORK = 20_000_000  # cost entries between two looks at the clock, about, when there is a time limit
+STATUS = {
+    OPTIMAL: Status.OPTIMAL,
+    ITERATION_LIMIT: Status.ITERATION_LIMIT,
+    UNFINISHED: Status.TIME_LIMIT,
+    NOT_BEGUN: Status.TIME_LIMIT,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EMD(Solver):
     """Minimises ⟨C, T⟩ exactly; returns a vertex plan and feasible dual potentials that prove it.
 
-    The pivots are POT's network simplex (Bonneel et al., SIGGRAPH Asia 2011), in float64 whatever the input, one
-    problem after the other on as many threads as torch uses. The optimal value is differentiable by the envelope
-    theorem: ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g.
+    A primal network simplex on integer flows, in float64 whatever the input, batched over the cores. Problems with
+    equal sides and uniform weights are assignments (Birkhoff) and solved as such, by shortest augmenting paths. The
+    optimal value is differentiable by the envelope theorem: ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g. A partial problem is
+    solved as the balanced one that it is with one more node on each side.
 
     Attributes:
-        max_iterations: pivots; beyond them, or beyond ``time_limit``, the answer is the independent plan a bᵀ/Σa with
-            the best bound so far. The clock is looked at between problems, and every 20,000 pivots (then 40,000, …)
-            inside one.
+        max_iterations: pivots of one problem (an assignment needs none). Beyond them, or beyond ``time_limit``, the
+            answer is the independent plan a bᵀ/Σa with the bound of the last potentials. The clock is looked at
+            between problems and every few thousand pivots within one.
     """
 
     name: ClassVar = "emd"
-    problem_types: ClassVar = (TransportProblem,)
+    problem_types: ClassVar = (TransportProblem, PartialTransportProblem)
     exact: ClassVar = True
     gives_bound: ClassVar = True
     differentiable: ClassVar = ("envelope",)
@@ -49,62 +56,54 @@ class EMD(Solver):
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
 
-    def _prepare(self, problem: TransportProblem) -> tuple[Array, Array, Array]:
+    def _prepare(self, problem: PlanProblem) -> Transport:
+        problem = problem.to_transport() if isinstance(problem, PartialTransportProblem) else problem
         n, m = problem.cost.shape[-2:]
 
-        def layout(x: torch.Tensor, *shape: int) -> Array:
-            return np.ascontiguousarray(x.detach().numpy().reshape(-1, *shape), dtype=np.float64)
+        def flat(x: Tensor, *shape: int) -> NDArray[np.floating]:
+            return x.detach().reshape(-1, *shape).contiguous().numpy()
 
-        a, b = layout(problem.a, n), layout(problem.b, m)
-        b = b * (a.sum(-1, keepdims=True) / b.sum(-1, keepdims=True))  # float32 totals agree to float32 only
-        return layout(problem.cost, n, m), a, b
+        work = Transport(flat(problem.cost, n, m), flat(problem.a, n), flat(problem.b, m), self.max_iterations)
+        work.run(0)  # compiles, or finds it compiled
+        return work
 
-    def _run(self, problem: TransportProblem, prepared: tuple[Array, Array, Array], clock: Clock) -> Answer:
-        C, a, b = prepared
-        plans, f = np.empty_like(C), np.empty_like(a)
-        statuses = [Status.TIME_LIMIT] * len(C)
-
-        def run(part: range) -> None:
-            for k in part:
-                plans[k], f[k], statuses[k] = self._simplex(a[k], b[k], C[k], clock)
-
-        threads = min(torch.get_num_threads(), len(C))  # a stretch each: the interpreter is held between pivots
-        cuts = [len(C) * t // threads for t in range(threads + 1)]
-        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-            warnings.simplefilter("ignore", UserWarning)  # POT warns at its iteration limit; the status says it
-            list(pool.map(run, map(range, cuts, cuts[1:])))
-
-        def back(x: Array, like: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(x).to(problem.dtype).reshape(like.shape)
-
-        f, g = _feasible(C, a > 0, f)
+    def _run(self, problem: TransportProblem | PartialTransportProblem, prepared: Transport, clock: Clock) -> Answer:
+        if isinstance(problem, PartialTransportProblem):
+            return _restricted(problem.detach(), self._run(problem.detach().to_transport(), prepared, clock))
+        work = prepared
+        pivots = UNLIMITED if clock.time_limit is None else work.pivots_of(WORK)
+        while not (clock.expired or work.run(pivots)):
+            pass
+        plan, f, g = (torch.from_numpy(x) for x in (work.plan, work.f, work.g))
+        missing = np.flatnonzero(work.outcome == NOT_BEGUN)
+        if missing.size:
+            C = problem.cost.detach().reshape(plan.shape)[missing]
+            g[missing] = C.amin(-2)
+            f[missing] = (C - g[missing].unsqueeze(-2)).amin(-1)
+        unfinished = np.flatnonzero(work.outcome != OPTIMAL)
+        if unfinished.size:
+            plan[unfinished] = problem.detach().flattened().independent_plan()[unfinished]
+        overflown = ~(torch.isfinite(f).all(-1) & torch.isfinite(g).all(-1))
+        statuses = [STATUS[k] for k in work.outcome.tolist()]
+        for k in overflown.nonzero().flatten().tolist():
+            statuses[k] = Status.NON_FINITE
         return Answer(
-            plan=back(plans, problem.cost),
-            potentials=(back(f, problem.a), back(g, problem.b)),
+            plan=plan.reshape(problem.cost.shape),
+            potentials=(f.reshape(problem.a.shape), g.reshape(problem.b.shape)),
+            iterations=torch.from_numpy(work.pivots).reshape(problem.batch_shape),
             statuses=statuses,
-            message="" if set(statuses) == {Status.OPTIMAL} else "unfinished problems have the plan a bᵀ/Σa",
+            message="unfinished problems have the plan a bᵀ/Σa" if unfinished.size else "",
         )
 
-    def _simplex(self, a: Array, b: Array, C: Array, clock: Clock) -> tuple[Array, Array, Status]:
-        """Plan, potentials of the rows and status of one problem."""
-        f, start, pivots = np.zeros_like(a), None, 0
-        while not clock.expired:
-            step = self.max_iterations - pivots
-            step = step if clock.time_limit is None else min(CHUNK + pivots, step)
-            T, log = ot.emd(a, b, C, step, True, center_dual=False, check_marginals=False, potentials_init=start)
-            f, _ = start = log["u"], log["v"]
-            pivots += step
-            if log["result_code"] == 1:
-                return T, f, Status.OPTIMAL
-            if pivots >= self.max_iterations:
-                return np.outer(a, b) / a.sum(), f, Status.ITERATION_LIMIT
-        return np.outer(a, b) / a.sum(), f, Status.TIME_LIMIT
 
-
-def _feasible(C: Array, has_mass: NDArray[np.bool_], f: Array) -> tuple[Array, Array]:
-    """Feasible potentials by two c-transforms, which never lower the dual value.
-
-    The rows without mass take no part: the simplex leaves their potential open, the second transform closes it.
-    """
-    g = np.where(has_mass[..., None], C - f[..., None], np.inf).min(-2)
-    return (C - g[..., None, :]).min(-1), g
+def _restricted(problem: PartialTransportProblem, answer: Answer) -> Answer:
+    """The answer to a partial problem from that to its balanced one, whose fallback carries another mass."""
+    assert isinstance(answer.plan, Tensor)
+    assert answer.potentials is not None
+    assert not isinstance(answer.statuses, Status)
+    done = torch.tensor([s is Status.OPTIMAL for s in answer.statuses]).reshape(*problem.batch_shape, 1, 1)
+    plan = torch.where(done, problem.restrict(answer.plan).to(problem.dtype), problem.independent_plan())
+    g = answer.potentials[1][..., :-1].to(problem.dtype)
+    f = (problem.cost - g.unsqueeze(-2)).amin(-1)  # no pair with the node that was added binds it any more
+    message = answer.message and "unfinished problems have the plan s (a/Σa)(b/Σb)ᵀ"
+    return dataclasses.replace(answer, plan=plan, potentials=(f, g), message=message)

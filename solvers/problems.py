@@ -102,6 +102,15 @@ class PlanProblem(Problem):
     b: Tensor
 
     @property
+    def shape(self) -> torch.Size:
+        """``(*batch, n, m)``, the shape of cost and plan."""
+        return self.cost.shape
+
+    def largest_cost(self) -> Tensor:
+        """No |C_ij| is above it, shape ``(*batch,)``."""
+        return self.cost.abs().amax((-2, -1))
+
+    @property
     @abstractmethod
     def reference_mass(self) -> Tensor:
         """The mass that errors of a plan are relative to, shape ``(*batch,)``, float64."""

@@ -14,18 +14,24 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from solvers.partial import PartialTransportProblem
 from solvers.problems import AssignmentProblem, Problem, QuadraticAssignmentProblem, TransportProblem
 from solvers.solution import Solution
 from solvers.solver import Solver
+from solvers.unbalanced import UnbalancedTransportProblem
 
 BUILTIN = {
     "sinkhorn": "solvers.sinkhorn:Sinkhorn",
     "emd": "solvers.emd:EMD",
+    "conditional_transport": "solvers.conditional_transport:ConditionalTransport",
     "jonker_volgenant": "solvers.jonker_volgenant:JonkerVolgenant",
+    "gromov_wasserstein": "solvers.gromov_wasserstein:GromovWasserstein",
     "brute_force": "solvers.brute_force:BruteForce",
 }
 DEFAULTS: dict[type, str] = {
     TransportProblem: "emd",
+    PartialTransportProblem: "emd",
+    UnbalancedTransportProblem: "sinkhorn",
     AssignmentProblem: "jonker_volgenant",
     QuadraticAssignmentProblem: "brute_force",
 }
@@ -97,7 +103,7 @@ def available_solvers(problem: Problem | type | None = None) -> list[str]:
 
 
 def default_solver(problem: Problem) -> str:
-    """The exact solver to use for a problem when none is named.
+    """The solver to use for a problem when none is named: the exact one for its type, where there is one.
 
     Raises:
         TypeError: not a problem of a known type.
@@ -112,7 +118,8 @@ def default_solver(problem: Problem) -> str:
 def solve(problem: Problem, solver: str | None = None, **settings: Any) -> Solution:
     """Solve a problem, or a batch of problems, with the named solver: ``solve(problem, "sinkhorn", reg=0.05)``.
 
-    Without a name it is the exact solver for the type of problem.
+    Without a name it is the exact solver for the type of problem; there is none for unbalanced transport, where it is
+    Sinkhorn's.
 
     Raises:
         UnknownSolver: no such name.

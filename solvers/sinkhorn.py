@@ -8,36 +8,44 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from solvers import validation
+from solvers import matrix_free_sinkhorn, validation
+from solvers.kernels.sinkhorn_triton import unavailable_reason
+from solvers.matrix_free_sinkhorn import Start
 from solvers.partial import PartialTransportProblem
+from solvers.point_clouds import PointCloudTransportProblem
 from solvers.problems import PlanProblem, TransportProblem
 from solvers.relaxed_gradient import RelaxedImplicit
 from solvers.relaxed_iterations import RelaxedBatch, relax_compiled, relax_in_log_domain, what_holds
 from solvers.sinkhorn_gradient import Implicit
-from solvers.sinkhorn_iterations import Batch, Iterated, safe_log, scale_compiled, scale_in_log_domain
+from solvers.sinkhorn_iterations import (
+    Batch,
+    Iterated,
+    newton_compiled,
+    safe_log,
+    scale_compiled,
+    scale_in_log_domain,
+    scale_on_gpu,
+)
 from solvers.solution import Status
 from solvers.solver import Answer, Clock, Solver
 from solvers.unbalanced import UnbalancedTransportProblem
 from solvers.verify import Facts
 
 LOOSE, STAGE = 0.02, 100  # marginal error and most iterations of an ε on the way to the last
+NEWTON_SCALING, NEWTON_STAGE = 0.25, 20  # Newton's method wants a path: the factor, and the most steps of each kind
+NEWTON_SIZE = 2048  # of the shorter side: a step factors a matrix of that size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sinkhorn(Solver):
     """Minimises ⟨C, T⟩ + ε Σ T (log T − 1) over transport plans by alternating scaling (Cuturi, NeurIPS 2013).
 
-    The plan is T = exp((f_i + g_j − C_ij)/ε). An iteration fits f to the rows, then g to the columns. On the CPU it
-    scales rows and columns of a kernel that is absorbed into the potentials before it can under- or overflow; with
-    CUDA, or when unrolled, it runs in the log domain. Zero weights are allowed (their potential is −∞). Each problem
-    of a batch stops by itself, on the L1 marginal error of its own plan, so a problem's answer does not depend on its
-    neighbours. ``value`` is the transport cost ⟨C, T⟩ without the entropy; ``lower_bound`` holds for the
-    unregularised problem.
-
-    An unbalanced or partial problem is relaxed in the same way, its objective + ε Σ T (log T − 1), with the marginals
-    that its price or its bounds ask for in place of the weights; it has converged when one more iteration would change
-    its row marginal by at most the tolerance (``relaxed_iterations``). For the entropy KL(T | a bᵀ) relative to the
-    product of the weights, subtract ε log(a_i b_j) from the cost.
+    The plan is T = exp((f_i + g_j − C_ij)/ε). An iteration fits f to the rows, then g to the columns, by scaling the
+    rows and columns of a kernel that is absorbed into the potentials before it can under- or overflow: compiled on the
+    CPU, by Triton with CUDA. Where Triton cannot run, and when unrolled, it runs in the log domain. Zero weights are
+    allowed (their potential is −∞). Each problem of a batch stops by itself, on the L1 marginal error of its own plan,
+    so a problem's answer does not depend on its neighbours. ``value`` is the transport cost ⟨C, T⟩ without the
+    entropy; ``lower_bound`` holds for the unregularised problem.
 
     With a ``prior`` P̃ the objective is ⟨C, T⟩ + λ₁ Σ T (log T − 1) + λ₂ KL(T‖P̃) with λ₁ = ``reg`` and
     λ₂ = ``prior_weight`` (knowledge-constrained transport; RAM, CVPR 2025): the same iteration with ε = λ₁ + λ₂ on the
@@ -54,6 +62,9 @@ class Sinkhorn(Solver):
         scaling: ε-scaling (Schmitzer 2019, sec. 3.2): starts at an ε as large as the spread of the costs and
             multiplies it by this factor, in (0, 1), whenever the marginal error is small, down to ``reg``; None to
             start at ``reg``.
+        newton: scale for at most 20 iterations, then take Newton steps on the dual, down an ε-scaling by 0.25 where
+            ``scaling`` is None; each step counts as an iteration and costs a linear system of the shorter side, at most
+            2048, on the CPU. For small ε, where scaling alone takes 10⁵ iterations or never ends, it takes some 100.
         warm_start: potentials (f, g) of shapes ``(*batch, n)`` and ``(*batch, m)`` to start from, such as those of an
             earlier solution. Only g is needed: the first half of an iteration replaces f.
         prior: P̃ ≥ 0, shape ``(n, m)`` or ``(*batch, n, m)``; no mass goes where it is zero.
@@ -61,7 +72,12 @@ class Sinkhorn(Solver):
     """
 
     name: ClassVar = "sinkhorn"
-    problem_types: ClassVar = (TransportProblem, UnbalancedTransportProblem, PartialTransportProblem)
+    problem_types: ClassVar = (
+        TransportProblem,
+        UnbalancedTransportProblem,
+        PartialTransportProblem,
+        PointCloudTransportProblem,
+    )
     gives_bound: ClassVar = True
     differentiable: ClassVar = ("implicit", "unrolled")
     batched: ClassVar = True
@@ -73,6 +89,7 @@ class Sinkhorn(Solver):
     max_iterations: int = 1000
     gradient: Literal["implicit", "unrolled"] = "implicit"
     scaling: float | None = None
+    newton: bool = False
     warm_start: tuple[Tensor, Tensor] | None = field(default=None, compare=False)
     prior: Tensor | None = field(default=None, compare=False)
     prior_weight: float = 0.0
@@ -94,25 +111,32 @@ class Sinkhorn(Solver):
             raise ValueError(f"gradient must be 'implicit' or 'unrolled', not {self.gradient!r}")
         if self.scaling is not None and not 0 < self.scaling < 1:
             raise ValueError(f"scaling must be a factor between 0 and 1, or None, not {self.scaling!r}")
+        if self.newton and self.gradient == "unrolled":
+            raise ValueError("newton=True has no unrolled gradient; use gradient='implicit'")
         if (self.prior is None) != (self.prior_weight == 0) or not self.prior_weight >= 0:
             raise ValueError(
                 f"a prior comes with a positive prior_weight, and prior_weight = {self.prior_weight!r} was passed "
                 f"{'without' if self.prior is None else 'with'} a prior"
             )
 
-    def _prepare(self, problem: PlanProblem) -> Batch | RelaxedBatch:
+    def _prepare(self, problem: PlanProblem) -> Batch | RelaxedBatch | Start:
         """The problems with one batch dimension, and the loops compiled for them."""
-        n, m = problem.cost.shape[-2:]
-        cost, reg = problem.cost, self.epsilon
+        n, m = problem.shape[-2:]
+        reg, g = self._reg_and_start(problem)
+        if self.newton and min(n, m) > NEWTON_SIZE:
+            raise ValueError(
+                f"newton=True takes problems whose shorter side is at most {NEWTON_SIZE}, and this one is {n} × {m}"
+            )
+        if isinstance(problem, PointCloudTransportProblem):
+            return matrix_free_sinkhorn.prepare(problem, Start(reg, g), self)
+        cost = problem.cost
         if self.prior is not None:
             cost = cost - self.prior_weight * safe_log(self._checked_prior(problem))
-        reg = reg.double() if isinstance(reg, Tensor) else torch.tensor(reg, dtype=torch.float64)
-        reg = validation.per_problem("reg", reg.to(problem.device), cost, torch.float64)
-        g = torch.zeros_like(problem.b.detach()).double() if self.warm_start is None else self._checked_start(problem)
-        g = torch.where(problem.b.detach() > 0, g, -torch.inf)
         C, a, b = cost.reshape(-1, n, m), problem.a.reshape(-1, n), problem.b.reshape(-1, m)
         batch: Batch | RelaxedBatch = Batch(C, a, b, reg.reshape(-1), g.reshape(-1, m))
         if not isinstance(problem, TransportProblem):
+            if self.newton:
+                raise ValueError("newton=True is for balanced problems; solve this one with newton=False")
             batch = RelaxedBatch(C, a, b, reg.reshape(-1), g.reshape(-1, m), what_holds(problem))
         if problem.device.type == "cpu":
             none = type(batch)(*(x.detach()[:0] for x in batch))
@@ -120,8 +144,19 @@ class Sinkhorn(Solver):
             _scaled(none, count, self.tolerance, count, Clock(None))
         return batch
 
-    def _run(self, problem: PlanProblem, prepared: Batch | RelaxedBatch, clock: Clock) -> Answer:
-        batch, (n, m) = problem.batch_shape, problem.cost.shape[-2:]
+    def _reg_and_start(self, problem: PlanProblem) -> tuple[Tensor, Tensor]:
+        """ε of each problem, shape ``(*batch,)``, and the g to start from, ``(*batch, m)``; float64."""
+        reg, cost = self.epsilon, problem.a.unsqueeze(-1).expand(problem.shape)  # its shape, stored or not
+        reg = reg.double() if isinstance(reg, Tensor) else torch.tensor(reg, dtype=torch.float64)
+        reg = validation.per_problem("reg", reg.to(problem.device), cost, torch.float64)
+        g = torch.zeros_like(problem.b.detach()).double() if self.warm_start is None else self._checked_start(problem)
+        return reg, torch.where(problem.b.detach() > 0, g, -torch.inf)
+
+    def _run(self, problem: PlanProblem, prepared: Batch | RelaxedBatch | Start, clock: Clock) -> Answer:
+        if isinstance(prepared, Start):
+            assert isinstance(problem, PointCloudTransportProblem)
+            return matrix_free_sinkhorn.run(problem, prepared, self, clock)
+        batch, (n, m) = problem.batch_shape, problem.shape[-2:]
         C, a, b, reg, start, *held = prepared
         if self.gradient == "implicit" and any(x.requires_grad for x in prepared):
 
@@ -143,21 +178,34 @@ class Sinkhorn(Solver):
     def _iterate(self, batch: Batch | RelaxedBatch, clock: Clock) -> Iterated:
         """ε-scaling, where it is wanted, then the iteration at the ε asked for."""
         iterations = torch.zeros(len(batch.C), dtype=torch.int64, device=batch.C.device)
-        if self.scaling is not None:
+        factor = NEWTON_SCALING if self.newton and self.scaling is None else self.scaling
+        stage = NEWTON_STAGE if self.newton else STAGE
+        if factor is not None:
             C, reg, g = batch.C.detach(), batch.reg.detach(), batch.g
             finite = torch.where(C.isinf(), C.amin((-2, -1), keepdim=True), C)
             now = torch.maximum((finite.amax((-2, -1)) - finite.amin((-2, -1))).double(), reg)
             while not clock.expired:
-                active = ((now > reg) & (iterations + STAGE < self.max_iterations)).nonzero()[:, 0]
+                active = ((now > reg) & (iterations + 2 * stage < self.max_iterations)).nonzero()[:, 0]
                 if len(active) == 0:
                     break
                 given = type(batch)(*(x.detach()[active] for x in batch._replace(reg=now, g=g)))
-                stage = _scaled(given, iterations[active], LOOSE, iterations[active] + STAGE, clock)
-                g = g.index_copy(0, active, stage.g.to(g.dtype))
-                iterations = iterations.index_copy(0, active, stage.iterations)
-                now = torch.maximum(now.index_copy(0, active, now[active] * self.scaling), reg)
+                reached = _scaled(given, iterations[active], LOOSE, iterations[active] + stage, clock)
+                if self.newton:
+                    assert isinstance(given, Batch)
+                    given, had = given._replace(g=reached.g), reached.iterations
+                    reached = newton_compiled(given, had, LOOSE, had + stage, clock)
+                g = g.index_copy(0, active, reached.g.to(g.dtype))
+                iterations = iterations.index_copy(0, active, reached.iterations)
+                now = torch.maximum(now.index_copy(0, active, now[active] * factor), reg)
             batch = batch._replace(g=g)
-        return _scaled(batch, iterations, self.tolerance, torch.full_like(iterations, self.max_iterations), clock)
+        stop = torch.full_like(iterations, self.max_iterations)
+        if not self.newton:
+            return _scaled(batch, iterations, self.tolerance, stop, clock)
+        assert isinstance(batch, Batch)
+        reached = _scaled(batch, iterations, self.tolerance, torch.minimum(iterations + stage, stop), clock)
+        if bool(reached.converged.all()):
+            return reached
+        return newton_compiled(batch._replace(g=reached.g), reached.iterations, self.tolerance, stop, clock)
 
     def _settled(self, problem: PlanProblem, answer: Answer, facts: Facts) -> Answer:
         """A plan whose rounded entries miss the tolerance has not converged, whatever its scalings say."""
@@ -208,9 +256,11 @@ class Sinkhorn(Solver):
 
 
 def _scaled(batch: Batch | RelaxedBatch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:
-    """The iteration that the problems and their device call for: compiled, but for a GPU or a graph."""
+    """The iteration that the problems and their device call for: compiled, unless a graph is wanted."""
     unrolled = torch.is_grad_enabled() and any(x.requires_grad for x in batch)
     compiled = batch.C.device.type == "cpu" and not unrolled
     if isinstance(batch, RelaxedBatch):
         return (relax_compiled if compiled else relax_in_log_domain)(batch, iterations, tolerance, stop, clock)
+    if batch.C.device.type == "cuda" and not unrolled and unavailable_reason(batch.C) is None:
+        return scale_on_gpu(batch, iterations, tolerance, stop, clock)
     return (scale_compiled if compiled else scale_in_log_domain)(batch, iterations, tolerance, stop, clock)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from solvers.kernels.sinkhorn import sinkhorn_plans
 from solvers.kernels.sinkhorn_newton import newton_plans
+from solvers.kernels.sinkhorn_triton import sinkhorn_cuda
 from solvers.solver import Clock
 
 WORK = 50_000_000  # cost entries read between two looks at the clock, when there is a time limit
@@ -59,6 +60,15 @@ def scale_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Ten
         threads = numba.get_num_threads()
         sinkhorn_plans(C_, a_, b_, reg_, limit_, until, f_, g_, T_, iterations_, converged_, threads)
     return Iterated(T, f, g, iterations, converged)
+
+
+def scale_on_gpu(batch: Batch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:
+    """Row and column scalings by Triton's kernels, without a graph; potentials in float64."""
+    C, a, b, reg, g = (x.detach() for x in batch)
+    limit = ROUNDING * tolerance * a.sum(-1, dtype=torch.float64)
+    expired = None if clock.time_limit is None else lambda: clock.expired
+    f, g, done, converged, T = sinkhorn_cuda(C, a, b, reg, limit, stop - iterations, g, expired)
+    return Iterated(T, f, g, iterations + done, converged)
 
 
 def newton_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solvers.lazy_plan import LazyPlan
 from solvers.problems import Problem
 
 
@@ -56,7 +57,8 @@ class Solution:
     ``marginal_error``) are float64. Everything lives on the problem's device.
 
     Attributes:
-        plan: transport plan T, shape ``(*batch, n, m)`` (transport problems).
+        plan: transport plan T, shape ``(*batch, n, m)`` (transport problems); a ``LazyPlan``, whose rows are computed
+            when they are asked for, where the problem does not store its cost either.
         permutation: matching p, int64 ``(*batch, n)``, −1 for an unmatched row (assignment problems).
         value: the objective, recomputed by the problem from the plan or permutation, shape ``(*batch,)``.
         lower_bound: no feasible solution is below it; recomputed in float64 by the referee from the dual potentials
@@ -76,7 +78,7 @@ class Solution:
     status: Status
     statuses: tuple[Status, ...]
     value: Tensor
-    plan: Tensor | None = None
+    plan: Tensor | LazyPlan | None = None
     permutation: Tensor | None = None
     lower_bound: Tensor | None = None
     marginal_error: Tensor | None = None

@@ -16,6 +16,8 @@ import numba
 import torch
 from torch import Tensor
 
+from solvers.lazy_plan import LazyPlan
+from solvers.point_clouds import PointCloudTransportProblem
 from solvers.problems import (
     AssignmentProblem,
     PlanProblem,
@@ -56,7 +58,7 @@ class Answer:
     """
 
     statuses: Status | Sequence[Status]
-    plan: Tensor | None = None
+    plan: Tensor | LazyPlan | None = None
     permutation: Tensor | None = None
     potentials: tuple[Tensor, Tensor] | None = None
     lower_bound: Tensor | None = None
@@ -167,12 +169,14 @@ class Solver(ABC):
                 hint = "; problem.to_transport() converts a square one exactly"
             elif isinstance(problem, TransportProblem) and AssignmentProblem in self.problem_types:
                 hint = "; problem.to_assignment() converts one with equal sizes and uniform weights exactly"
+            elif isinstance(problem, PointCloudTransportProblem):
+                hint = "; problem.to_dense() is the same problem with its cost stored"
             raise TypeError(f"{self.name} solves a {claimed}, not a {type(problem).__name__}{hint}")
         if self.max_size is not None and (size := _size(problem)) > self.max_size:
             raise ValueError(f"{self.name} takes problems of size n ≤ {self.max_size}, and this one has n = {size}")
 
     def _solution(
-        self, problem: Problem, x: Tensor, answer: Answer, facts: Facts, prepare_time: float, solve_time: float
+        self, problem: Problem, x: Any, answer: Answer, facts: Facts, prepare_time: float, solve_time: float
     ) -> Solution:
         """Everything the algorithm has no say in: value, errors and bounds are the referee's."""
         batch = problem.batch_shape
@@ -180,9 +184,13 @@ class Solver(ABC):
         statuses = (statuses,) * batch.numel() if isinstance(statuses, Status) else tuple(statuses)
         value = facts.value
         if problem.requires_grad or x.requires_grad:
-            value = problem.objective(x)
-            if self.exact and answer.potentials is not None and isinstance(problem, PlanProblem):
-                value = value + _envelope(problem, answer.potentials)
+            potentials = answer.potentials if self.exact else None
+            if potentials is not None and type(problem) is TransportProblem:
+                value = _Optimum.apply(problem.cost, problem.a, problem.b, x, *potentials, value)
+            else:
+                value = problem.objective(x)
+                if potentials is not None and isinstance(problem, PlanProblem):
+                    value = value + _envelope(problem, potentials)
         bound = answer.lower_bound if facts.lower_bound is None else facts.lower_bound
         finite = torch.isfinite(facts.value)
         if not bool(finite.all()):
@@ -265,11 +273,27 @@ def _envelope(problem: PlanProblem, potentials: tuple[Tensor, Tensor]) -> Tensor
     return dual - dual.detach()
 
 
+class _Optimum(torch.autograd.Function):
+    """The optimal value as a function of a transport problem: ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g (see ``_envelope``)."""
+
+    @staticmethod
+    def forward(ctx: Any, C: Tensor, a: Tensor, b: Tensor, T: Tensor, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(T, f, g)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+        T, f, g = ctx.saved_tensors
+        d = d.to(T.dtype)
+        dC = d[..., None, None] * T if ctx.needs_input_grad[0] else None
+        return dC, d[..., None] * f, d[..., None] * g, None, None, None, None
+
+
 def _moved(solution: Solution, device: torch.device) -> Solution:
     """The solution with every tensor on ``device``."""
 
     def there(x: Any) -> Any:
-        if isinstance(x, Tensor | Problem):
+        if isinstance(x, Tensor | Problem | LazyPlan):
             return x.to(device)
         return tuple(there(p) for p in x) if isinstance(x, tuple) and x and isinstance(x[0], Tensor) else x
 

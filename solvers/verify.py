@@ -12,7 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from solvers.kernels.referee import c_transform
+from solvers.kernels.referee import c_transform, survey
+from solvers.lazy_plan import LazyPlan
+from solvers.point_clouds import PointCloudTransportProblem
 from solvers.problems import (
     AssignmentProblem,
     PlanProblem,
@@ -34,22 +36,36 @@ class InvalidSolution(RuntimeError):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the referee computes for itself about an answer, float64, shape ``(*batch,)`` each."""
+    """What the referee computes for itself about an answer, float64, shape ``(*batch,)`` each.
+
+    ``finite`` says of which plans every entry is, ``lowest`` is the least of them.
+    """
 
     value: Tensor
     marginal_error: Tensor | None
     lower_bound: Tensor | None
     transformed: Potentials | None
+    finite: Tensor | None = None
+    lowest: Tensor | None = None
 
 
-def recompute(problem: Problem, x: Tensor, potentials: Potentials | None) -> Facts:
+def recompute(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | None) -> Facts:
     """Value, marginal error and lower bound of a plan or permutation ``x``, from the problem alone.
 
     Whatever the potentials are, the c-transform f_i = min_j C_ij − g_j (Villani, Optimal Transport, 2009, ch. 5)
     makes them feasible, so the dual objective (Σ a f + Σ b g where both marginals are fixed) is a true lower bound. For
     a rectangular assignment the potential of the larger side is first cut to g ≤ 0, as the inequality constraints of
-    its unmatched members demand.
+    its unmatched members demand. Of a lazy plan all is computed in one reading of the cost.
     """
+    if isinstance(x, LazyPlan):
+        assert isinstance(problem, PointCloudTransportProblem)
+        g = (x.g if potentials is None else potentials[1]).detach().double()
+        cost, missed, f = problem.judge(x, g)
+        return Facts(cost, missed, problem.dual_objective(f, g), (f, g))
+    if isinstance(problem, PointCloudTransportProblem):
+        problem = problem.to_dense()  # it is no larger than the plan
+    if type(problem) is TransportProblem and _is_plain(problem.cost, x):
+        return _surveyed(problem, x, potentials)
     value = problem.objective(x)
     error = problem.marginal_error(x) if isinstance(problem, PlanProblem) else None
     if potentials is None or not isinstance(problem, PlanProblem | AssignmentProblem):
@@ -80,13 +96,16 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
     tol = default_tolerance(problem.dtype) if tol is None else tol
     problem = problem.detach()
     x = solution.plan if isinstance(problem, PlanProblem) else solution.permutation
+    if isinstance(problem, PointCloudTransportProblem) and not isinstance(x, LazyPlan):
+        problem = problem.to_dense()
     if faults := _shape_faults(problem, x, solution):
         return faults
     assert x is not None
     x = x.detach()
     usable = ~_having(solution, Status.NON_FINITE, problem)
     if isinstance(problem, PlanProblem):
-        faults = _plan_faults(problem, x, usable, tol)
+        facts = recompute(problem, x, solution.potentials) if facts is None else facts
+        faults = _plan_faults(problem, x, facts, usable, tol)
     else:
         faults = _matching_faults(problem, x)
     if faults:
@@ -104,6 +123,29 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
         *_dual_faults(problem, solution, facts, scale, tol),
         *_bound_faults(problem, solution, facts, scale, usable, tol),
     ]
+
+
+def _is_plain(C: Tensor, x: Tensor) -> bool:
+    """Whether a cost and a plan that may be one of it lie in the CPU's memory in the usual order."""
+    return x.shape == C.shape and C.device.type == x.device.type == "cpu" and C.is_contiguous() and x.is_contiguous()
+
+
+def _surveyed(problem: TransportProblem, T: Tensor, potentials: Potentials | None) -> Facts:
+    """``recompute`` in one compiled pass over cost and plan."""
+    batch = problem.batch_shape
+    g = None if potentials is None else potentials[1].detach().double()
+    plain = g is not None and g.shape == problem.b.shape and not bool(g.isnan().any())
+    shift = g if g is not None and plain else torch.zeros(problem.b.shape, dtype=torch.float64)
+    parts = (problem.cost, T, problem.a, problem.b, shift)
+    arrays = survey(*(x.contiguous().numpy().reshape(batch.numel(), *x.shape[len(batch) :]) for x in parts))
+    value, error, lowest, f, bound = (torch.from_numpy(x).reshape((*batch, *x.shape[1:])) for x in arrays)
+    finite = torch.isfinite(error)
+    if g is None:
+        return Facts(value, error, None, None, finite, lowest)
+    if not plain:
+        f = (problem.cost - g.unsqueeze(-2)).amin(-1)
+        bound = problem.dual_objective(f, g)
+    return Facts(value, error, bound, (f, g), finite, lowest)
 
 
 def _rows_first(problem: PlanProblem | AssignmentProblem) -> bool:
@@ -134,7 +176,7 @@ class _Scale:
     """
 
     problem: Problem
-    x: Tensor
+    x: Tensor | LazyPlan
     potentials: Potentials | None
 
     @cached_property
@@ -157,12 +199,16 @@ class _Scale:
         return ~(difference <= tol * self.size) if bool(over.any()) else over
 
 
-def _terms(problem: Problem, x: Tensor, potentials: Potentials | None) -> Tensor:
+def _terms(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | None) -> Tensor:
     if isinstance(problem, QuadraticAssignmentProblem):
+        assert isinstance(x, Tensor)
         parts = (problem.A.abs(), problem.B.abs(), problem.linear.abs(), problem.constant.abs())
         return QuadraticAssignmentProblem(*parts).objective(x) + TINY
     assert isinstance(problem, PlanProblem | AssignmentProblem)
-    if isinstance(problem, PlanProblem):
+    if isinstance(x, LazyPlan):
+        assert isinstance(problem, PointCloudTransportProblem)
+        size, a, b = problem.objective(x), problem.a, problem.b  # no cost is negative
+    elif isinstance(problem, PlanProblem):
         size, a, b = (problem.cost * x).abs().sum((-2, -1), dtype=torch.float64), problem.a, problem.b
         if not isinstance(problem, TransportProblem):  # what the marginals cost
             size = size + (problem.objective(x) - problem.transport_cost(x)).abs()
@@ -187,18 +233,20 @@ def _where(wrong: Tensor, sentence: str, *figures: Tensor) -> list[str]:
     return [sentence + (f" in problem {k} of the batch" if wrong.ndim else "") + (f": {shown}" if shown else "")]
 
 
-def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> list[str]:
+def _shape_faults(problem: Problem, x: Tensor | LazyPlan | None, solution: Solution) -> list[str]:
     if x is None:
         kind = "plan" if isinstance(problem, PlanProblem) else "permutation"
         return [f"{solution.status.name}, yet there is no {kind}"]
     batch = problem.batch_shape
-    if isinstance(problem, PlanProblem | AssignmentProblem):
+    if isinstance(problem, PlanProblem):
+        n, m = problem.shape[-2:]
+    elif isinstance(problem, AssignmentProblem):
         n, m = problem.cost.shape[-2:]
     else:
         assert isinstance(problem, QuadraticAssignmentProblem)
         n = m = problem.A.shape[-1]
     expected = (*batch, n, m) if isinstance(problem, PlanProblem) else (*batch, n)
-    wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+    wanted: list[tuple[str, Tensor | LazyPlan | None, tuple[int, ...]]] = [
         ("the plan" if isinstance(problem, PlanProblem) else "the permutation", x, expected),
         ("the value", solution.value, tuple(batch)),
         ("the lower bound", solution.lower_bound, tuple(batch)),
@@ -220,18 +268,23 @@ def _shape_faults(problem: Problem, x: Tensor | None, solution: Solution) -> lis
     return faults
 
 
-def _plan_faults(problem: PlanProblem, T: Tensor, usable: Tensor, tol: float) -> list[str]:
-    finite = torch.isfinite(T).all(-1).all(-1)
-    lowest = T.amin((-2, -1))
+def _plan_faults(problem: PlanProblem, T: Tensor | LazyPlan, facts: Facts, usable: Tensor, tol: float) -> list[str]:
+    if isinstance(T, LazyPlan):  # its entries are exponentials, finite where their sum is
+        assert isinstance(problem, PointCloudTransportProblem)
+        same = T.cost.is_equal_to(problem.factored_cost())
+        return [] if same else ["the plan is one between other point clouds"]
+    finite, lowest = facts.finite, facts.lowest
+    if finite is None or lowest is None or not bool((finite | ~usable).all()):
+        finite, lowest = torch.isfinite(T).all(-1).all(-1), T.amin((-2, -1))
     return _where(usable & ~finite, "the plan has entries that are not finite") or _where(
         usable & (lowest < -tol * problem.reference_mass), "the plan has negative mass", lowest
     )
 
 
-def _matching_faults(problem: Problem, p: Tensor) -> list[str]:
-    return (
-        [] if problem.is_feasible(p) else ["the permutation is not one: an entry is out of range, repeated or missing"]
-    )
+def _matching_faults(problem: Problem, p: Tensor | LazyPlan) -> list[str]:
+    if isinstance(p, Tensor) and problem.is_feasible(p):
+        return []
+    return ["the permutation is not one: an entry is out of range, repeated or missing"]
 
 
 def _marginal_faults(problem: Problem, solution: Solution, facts: Facts, usable: Tensor, tol: float) -> list[str]:
@@ -280,11 +333,11 @@ def _bound_faults(
     if facts.lower_bound is not None and bound is not facts.lower_bound:
         raised = usable & scale.exceeded(bound - facts.lower_bound, facts.lower_bound, tol)
         faults += _where(raised, "the lower bound is above the one the potentials prove", bound, facts.lower_bound)
-    below = value
-    if isinstance(problem, PlanProblem) and facts.marginal_error is not None:
+    above = usable & scale.exceeded(bound - value, value, tol)
+    if isinstance(problem, PlanProblem) and facts.marginal_error is not None and bool(above.any()):
         # A plan that misses its marginals by e can be cheaper than any feasible one, by at most max|C| e.
-        below = value + problem.cost.abs().amax((-2, -1)) * facts.marginal_error
-    above = usable & scale.exceeded(bound - below, value, tol)
+        below = value + problem.largest_cost() * facts.marginal_error
+        above = usable & scale.exceeded(bound - below, value, tol)
     faults += _where(above, "the lower bound is above the value", bound, value)
     unproven = _having(solution, Status.OPTIMAL, problem) & scale.exceeded(value - bound, value, tol)
     return faults + _where(unproven, "OPTIMAL is not proven: value against bound", value, bound)

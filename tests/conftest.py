@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment, linprog
+from scipy.optimize import linear_sum_assignment, linprog, minimize
 from torch import Tensor
 
-from solvers import AssignmentProblem, QuadraticAssignmentProblem, TransportProblem
+from solvers import (
+    AssignmentProblem,
+    PartialTransportProblem,
+    QuadraticAssignmentProblem,
+    TransportProblem,
+    UnbalancedTransportProblem,
+)
 
+# What a problem of the type is made with besides cost and weights.
+HELD = {UnbalancedTransportProblem: {"reach": 0.5}, PartialTransportProblem: {"mass": 0.6}}
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -31,7 +39,10 @@ def golden():
 
 
 def make_problem(kind: type, *batch: int, n: int = 5, m: int | None = None, dtype=torch.float64, seed: int = 0):
-    """A random problem; transport problems get unequal weights and one node without mass on each side."""
+    """A random problem; transport problems get unequal weights and one node without mass on each side.
+
+    The totals are 1, and 1.5 for the columns where they may differ.
+    """
     g = torch.Generator().manual_seed(seed)
     m = n if m is None else m
     if kind is QuadraticAssignmentProblem:
@@ -44,7 +55,8 @@ def make_problem(kind: type, *batch: int, n: int = 5, m: int | None = None, dtyp
     a[..., 0] = 0 if n > 1 else 1
     b[..., -1] = 0 if m > 1 else 1
     a, b = (w / w.sum(-1, keepdim=True) for w in (a, b))
-    return TransportProblem(C.to(dtype), a.to(dtype), b.to(dtype))
+    b = 1.5 * b if kind in HELD else b
+    return kind(C.to(dtype), a.to(dtype), b.to(dtype), **HELD.get(kind, {}))
 
 
 def exact_values(problem) -> Tensor:
@@ -58,9 +70,14 @@ def exact_values(problem) -> Tensor:
         costs = problem.cost.reshape(-1, *problem.cost.shape[-2:]).double().numpy()
         values = [C[linear_sum_assignment(C)].sum() for C in costs]
     else:
-        n, m = problem.cost.shape[-2:]
-        parts = (problem.cost.reshape(-1, n, m), problem.a.reshape(-1, n), problem.b.reshape(-1, m))
-        values = [_transport(*(x.double().numpy() for x in one)) for one in zip(*parts, strict=True)]
+        flat = problem.flattened()
+        exact, held = {
+            TransportProblem: (_transport, ()),
+            PartialTransportProblem: (_partial, ("mass",)),
+            UnbalancedTransportProblem: (_unbalanced, ("reach",)),
+        }[type(problem)]
+        parts = [getattr(flat, name).double().numpy() for name in ("cost", "a", "b", *held)]
+        values = [exact(*one) for one in zip(*parts, strict=True)]
     return torch.tensor(values, dtype=torch.float64).reshape(problem.batch_shape)
 
 
@@ -79,3 +96,29 @@ def _transport(C: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     b = b * (a.sum() / b.sum())
     constraints, totals = np.vstack([rows, columns])[:-1], np.concatenate([a, b])[:-1]
     return linprog(C.ravel(), A_eq=constraints, b_eq=totals, method="highs").fun
+
+
+def _partial(C: np.ndarray, a: np.ndarray, b: np.ndarray, mass: float) -> float:
+    n, m = C.shape
+    rows, columns = np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))
+    bounds = np.concatenate([a, b])
+    return linprog(
+        C.ravel(), A_ub=np.vstack([rows, columns]), b_ub=bounds, A_eq=np.ones((1, n * m)), b_eq=[mass], method="highs"
+    ).fun
+
+
+def _unbalanced(C: np.ndarray, a: np.ndarray, b: np.ndarray, reach: np.ndarray) -> float:
+    """The dual, max −ρ₁ Σ a (e^{−f/ρ₁} − 1) − ρ₂ Σ b (e^{−g/ρ₂} − 1) over f_i + g_j ≤ C_ij, for small finite reach."""
+    C, a, b = C[np.ix_(a > 0, b > 0)], a[a > 0], b[b > 0]
+    n, m = C.shape
+    weights, rho = np.concatenate([a, b]), np.repeat(reach, [n, m])
+    pairs = np.hstack([np.kron(np.eye(n), np.ones((m, 1))), np.kron(np.ones((n, 1)), np.eye(m))])
+    found = minimize(
+        lambda h: (weights * rho * np.expm1(-h / rho)).sum(),
+        np.full(n + m, C.min() / 2),
+        jac=lambda h: -weights * np.exp(-h / rho),
+        constraints={"type": "ineq", "fun": lambda h: C.ravel() - pairs @ h, "jac": lambda h: -pairs},
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    return -found.fun

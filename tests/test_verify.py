@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_problem
-from test_contract import CLAIMS, sharp
+from test_contract import CLAIMS, PLANS, sharp
 
 from solvers import (
     AssignmentProblem,
@@ -15,7 +15,6 @@ from solvers import (
     QuadraticAssignmentProblem,
     Solver,
     Status,
-    TransportProblem,
     check,
 )
 from solvers.registry import solver_class
@@ -135,13 +134,13 @@ CONVERGED = {
 
 def corruptions(name, kind):
     cls = solver_class(name)
-    found = ALWAYS | (PLAN if kind is TransportProblem else PERMUTATION)
+    found = ALWAYS | (PLAN if kind in PLANS else PERMUTATION)
     if cls.gives_bound:
         found = found | BOUND
     if cls.exact:
         found = found | OPTIMAL
-        if kind is TransportProblem or name == "jonker_volgenant":
-            found = found | {k: v for k, v in OPTIMAL_DUALS.items() if kind is TransportProblem or "shape" not in k}
+        if kind in PLANS or name == "jonker_volgenant":
+            found = found | {k: v for k, v in OPTIMAL_DUALS.items() if kind in PLANS or "shape" not in k}
     else:
         found = found | CONVERGED
     return found
@@ -152,7 +151,7 @@ CASES = [(name, kind, what) for name, kind in CLAIMS for what in corruptions(nam
 
 @pytest.mark.parametrize(("name", "kind", "what"), CASES, ids=[f"{n}-{k.__name__}-{w}" for n, k, w in CASES])
 def test_corrupted_solution_is_rejected(name, kind, what):
-    problem = make_problem(kind, 2, n=5, m=6 if kind is TransportProblem else 5)
+    problem = make_problem(kind, 2, n=5, m=6 if kind in PLANS else 5)
     good = sharp(name).solve(problem)
     assert check(problem, good) == []
     bad = corruptions(name, kind)[what](good)

@@ -23,6 +23,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from solvers.kernels.intrinsics import at, smaller
+
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -34,28 +36,6 @@ CHUNKS_PER_THREAD = 4
 
 ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
-
-@intrinsic
-def _smaller(typing_context: Any, a: Any, b: Any) -> Any:
-    """Minimum of two float64, neither nan: flagged so, or LLVM would not vectorise it as a reduction."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flags = ("nnan", "nsz")
-        return builder.select(builder.fcmp_ordered("<", *arguments, flags=flags), *arguments, flags=flags)
-
-    return types.float64(types.float64, types.float64), emit
-
-
-@intrinsic
-def _at(typing_context: Any, array: Any, index: Any) -> Any:
-    """Pointer to element ``index`` of a C-contiguous array, flattened; it does not keep the array alive."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.gep(data, [arguments[1]])
-
-    return types.CPointer(array.dtype)(array, types.intp), emit
 
 
 @intrinsic
@@ -74,7 +54,7 @@ def _minimum(cost: Doubles, row: int, v: Doubles, m: int) -> float:  # pragma: n
     """Minimum of the row (m,) that starts at cost[row] less v (m,)."""
     best = np.inf
     for j in range(m):
-        best = _smaller(cost[row + j] - v[j], best)
+        best = smaller(cost[row + j] - v[j], best)
     return best
 
 
@@ -87,13 +67,13 @@ def _two_minima(
     for j in range(m):
         value = cost[row + j] - v[j]
         reduced[j] = value
-        first = _smaller(value, first)
+        first = smaller(value, first)
     second, found, ties = np.inf, 2 * m - 1, 0
     for j in range(m):
         equal = reduced[j] == first
         found = min(found, key[j] if equal else found)
         ties += equal
-        second = _smaller(np.inf if equal else reduced[j], second)
+        second = smaller(np.inf if equal else reduced[j], second)
     return first, first if ties > 1 else second, found - m if found >= m else found
 
 
@@ -106,7 +86,7 @@ def _lower_columns(
         old = lowest[j]
         new = cost[row + j]
         argument[j] = i if new < old else argument[j]
-        lowest[j] = _smaller(new, old)
+        lowest[j] = smaller(new, old)
 
 
 @numba.njit(**INNER)
@@ -119,9 +99,9 @@ def _relax_row(
         old = distance[j]
         new = offset + (cost[row + j] - v[j])
         parent[j] = i if new < old else parent[j]
-        new = _smaller(new, old)
+        new = smaller(new, old)
         distance[j] = new
-        best = _smaller(new, best)
+        best = smaller(new, best)
     return best
 
 
@@ -393,9 +373,9 @@ def shortest_augmenting_path(
     """
     n, m = cost.shape
     _solve(
-        _at(cost, 0), n, m, square, _at(row_to_col, 0), _at(col_to_row, 0), _at(u, 0), _at(v, 0),
-        _at(values, 0), _at(values, m), _at(values, 2 * m),
-        _at(indices, 0), _at(indices, m), _at(indices, 2 * m), _at(indices, 3 * m),
+        at(cost, 0), n, m, square, at(row_to_col, 0), at(col_to_row, 0), at(u, 0), at(v, 0),
+        at(values, 0), at(values, m), at(values, 2 * m),
+        at(indices, 0), at(indices, m), at(indices, 2 * m), at(indices, 3 * m),
     )  # fmt: skip
 
 
@@ -428,19 +408,19 @@ def _solve_with(
     """Solve problems begin..end with the scratch of _solve_range, which keeps it alive; no matrix: in place."""
     n, m = cost.shape[1], cost.shape[2]
     rows, columns = min(n, m), max(n, m)
-    match, spare, dual = _at(indices, 4 * width), _at(indices, 5 * width), _at(values, 3 * width)
+    match, spare, dual = at(indices, 4 * width), at(indices, 5 * width), at(values, 3 * width)
     for b in range(begin, end):
         problem = _double_at(cost, b * n * m)
         if matrix.size > 0:
-            problem = _at(matrix, 0)
-            _load(_at(cost, b * n * m), n, m, problem, width)
-        row_to_col, short, long = _at(permutation, b * n), _at(u, b * n), _at(v, b * m)
+            problem = at(matrix, 0)
+            _load(at(cost, b * n * m), n, m, problem, width)
+        row_to_col, short, long = at(permutation, b * n), at(u, b * n), at(v, b * m)
         if n > m:
             row_to_col, short, long = spare, long, short
         _solve(
             problem, rows, width, n == m, row_to_col, match, short, dual,
-            _at(values, 0), _at(values, width), _at(values, 2 * width),
-            _at(indices, 0), _at(indices, width), _at(indices, 2 * width), _at(indices, 3 * width),
+            at(values, 0), at(values, width), at(values, 2 * width),
+            at(indices, 0), at(indices, width), at(indices, 2 * width), at(indices, 3 * width),
         )  # fmt: skip
         for j in range(columns):
             long[j] = dual[j]

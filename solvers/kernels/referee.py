@@ -6,8 +6,18 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from solvers.kernels.intrinsics import at, smaller
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+Floats = NDArray[np.floating]
+Doubles = NDArray[np.float64]
+
+PART = 2**18  # entries of one problem from which on several threads share it
+STRIP = 2**11  # entries that are still in the nearest cache when they are read for the second time
+
+INNER = {"nogil": True, "cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def c_transform(C: NDArray[np.floating], g: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """min_j C[b, i, j] − g[b, j], shape (B, n), of C (B, n, m) and g (B, m); no entry may be NaN."""
     batch, n, m = C.shape
@@ -17,10 +27,99 @@ def c_transform(C: NDArray[np.floating], g: NDArray[np.float64]) -> NDArray[np.f
         i = np.int64(row) - b * n
         smallest = np.inf
         for j in range(m):
-            difference = C[b, i, j] - g[b, j]
-            smallest = difference if difference < smallest else smallest
+            smallest = smaller(C[b, i, j] - g[b, j], smallest)
         out[b, i] = smallest
     return out
+
+
+@njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
+def _inner_product(C: Floats, T: Floats, begin: int, end: int) -> float:  # pragma: no cover - compiled
+    """Σ C_k T_k over k = begin…end."""
+    total = 0.0
+    for k in range(begin, end):
+        total += np.float64(C[k]) * np.float64(T[k])
+    return total
+
+
+@njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
+def _add_row(T: Floats, start: int, m: int, columns: Doubles) -> float:  # pragma: no cover - compiled
+    """The sum of the row that starts at T[start], which is also added to columns (m,)."""
+    total = 0.0
+    for j in range(m):
+        mass = np.float64(T[start + j])
+        columns[j] += mass
+        total += mass
+    return total
+
+
+@njit(**INNER)
+def _least(T: Floats, begin: int, end: int) -> float:  # pragma: no cover - compiled
+    """The least T_k of k = begin…end, none of them NaN."""
+    least = np.inf
+    for k in range(begin, end):
+        least = smaller(np.float64(T[k]), least)
+    return least
+
+
+@njit(**INNER)
+def _least_difference(C: Floats, start: int, m: int, g: Doubles) -> float:  # pragma: no cover - compiled
+    """min_j C_j − g_j of the row that starts at C[start]."""
+    least = np.inf
+    for j in range(m):
+        least = smaller(np.float64(C[start + j]) - g[j], least)
+    return least
+
+
+@njit(**INNER)
+def _paired(weights: Floats, potential: Doubles, size: int) -> float:  # pragma: no cover - compiled
+    """Σ w p with 0 · ±∞ = 0."""
+    total = 0.0
+    for k in range(size):
+        if weights[k] != 0 or abs(potential[k]) < np.inf:
+            total += weights[k] * potential[k]
+    return total
+
+
+@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+def survey(
+    C: Floats, T: Floats, a: Floats, b: Floats, g: Doubles
+) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:  # pragma: no cover - compiled
+    """What the referee asks of transport plans T (B, n, m) for costs C (B, n, m), weights a (B, n) and b (B, m).
+
+    Returns, in float64: the values ⟨C, T⟩ (B,); the marginal errors ‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁ (B,), finite only where T
+    is; the least entries of T (B,) where it is finite; the transforms f_i = min_j C_ij − g_j (B, n) of potentials
+    g (B, m) without NaN; and the bounds Σ a f + Σ b g (B,) that they prove. All arrays are C-contiguous; C and T are
+    read once and summed in an order that depends on n and m alone.
+    """
+    batch, n, m = C.shape
+    parts = min(n, 1 + n * m // PART)
+    strip = max(1, STRIP // m)
+    values, least = np.zeros((batch, parts)), np.full((batch, parts), np.inf)
+    columns, errors = np.zeros((batch, parts, m)), np.zeros((batch, parts))
+    f, bounds = np.empty((batch, n)), np.empty(batch)
+    for unit in prange(batch * parts):
+        k = np.int64(unit) // parts
+        part = np.int64(unit) - k * parts
+        cost, plan, g_ = at(C, k * n * m), at(T, k * n * m), at(g, k * m)
+        last = (part + 1) * n // parts
+        for begin in range(part * n // parts, last, strip):
+            end = min(begin + strip, last)
+            values[k, part] += _inner_product(cost, plan, begin * m, end * m)
+            least[k, part] = min(least[k, part], _least(plan, begin * m, end * m))
+            for i in range(begin, end):
+                errors[k, part] += abs(_add_row(plan, i * m, m, at(columns, unit * m)) - a[k, i])
+                f[k, i] = _least_difference(cost, i * m, m, g_)
+    for k in range(batch):
+        for part in range(1, parts):
+            values[k, 0] += values[k, part]
+            errors[k, 0] += errors[k, part]
+            least[k, 0] = min(least[k, 0], least[k, part])
+            for j in range(m):
+                columns[k, 0, j] += columns[k, part, j]
+        for j in range(m):
+            errors[k, 0] += abs(columns[k, 0, j] - b[k, j])
+        bounds[k] = _paired(at(a, k * n), at(f, k * n), n) + _paired(at(b, k * m), at(g, k * m), m)
+    return values[:, 0].copy(), errors[:, 0].copy(), least[:, 0].copy(), f, bounds
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,35 @@
+"""Gromov–Wasserstein, from the caller's distances to a matching or coupling; see `benchmarks.contenders`."""
+
+from functools import cache
+
+from benchmarks import common, reference
+from benchmarks.contenders import Instance, gromov_wasserstein
+
+
+class GromovWasserstein:
+    """Shuffled points with a little noise."""
+
+    version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
+    param_names = ("solver", "size")
+    params = (
+        common.grid(["gromov_wasserstein", "pot"], ["gromov_wasserstein_entropic", "pot_entropic", "pot_batch", "ott"]),
+        common.grid(["1x100x100"], ["32x30x30", "1x300x300"], ["1x1000x1000"]),
+    )
+
+    def setup(self, solver, size):
+        self.call = _warm(solver, size)
+
+    def time_solve(self, solver, size):
+        self.call()
+
+    def track_optimality_gap(self, solver, size):
+        """Of the mean energy to that of undoing the shuffle, where 1 is that of no matching at all."""
+        return common.tracked(reference.gromov_wasserstein_gap(size, common.finite(self.call())))
+
+    track_optimality_gap.unit = "of the energy without a matching"
+
+
+@cache  # asv runs setup before every sample
+def _warm(solver, size):
+    Dx, Dy, _ = common.gromov_wasserstein_instance(size)
+    return common.warmed_up(gromov_wasserstein.SOLVERS[solver].prepared(Instance((Dx, Dy))))

@@ -1,0 +1,407 @@
+"""Batched dense transportation problems by the primal network simplex.
+
+Entering arcs come from a block search (Bonneel et al., "Displacement interpolation using Lagrangian mass transport",
+ACM Trans. Graphics 30(6) (2011); Király and Kovács, 2012) that reads the cost matrix itself, four rows at a time, and
+goes on where it stopped. When it finds none, the potentials are computed anew from the tree and searched once more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+from numpy.typing import NDArray
+
+from solvers.kernels.assignment import shortest_augmenting_path
+from solvers.kernels.intrinsics import at, smaller
+from solvers.kernels.spanning_tree import (
+    INNER,
+    Doubles,
+    Integers,
+    Nodes,
+    Tree,
+    find,
+    greedy_tree,
+    lowest,
+    pivot,
+    refresh_potentials,
+    thread_tree,
+)
+
+LANES = 8  # rows of the copied cost are padded to a multiple of this
+BAND = 4  # rows that are priced together
+SEGMENT = 1024  # columns that are priced together, at most
+BLOCK = 256  # entries priced for a pivot, at least
+BITS = 60  # of the total mass as an integer
+HUGE, SHRINK = 1e280, 2.0**-100  # costs beyond are shrunk
+SERIAL_WORK = 20_000  # entries of the batch below which threads cost more than they save
+CHUNKS_PER_THREAD = 4
+
+OPTIMAL, ITERATION_LIMIT, UNFINISHED, NOT_BEGUN = 0, 1, 2, 3
+UNLIMITED = 2**62
+
+ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+class Work(NamedTuple):
+    """The problem that each chunk of the batch is at; the first dimension of every array is the chunk."""
+
+    cost: Doubles  # (chunks, rows * width): transposed where n > m, padded with inf
+    nodes: Nodes  # (chunks, 6, nodes): of the tree, and scratch
+    masses: Integers  # (chunks, 4, nodes): flows, what is left to send, and scratch
+    reals: Doubles  # (chunks, 3, nodes): potentials, prices, and scratch
+    scale: Doubles  # (chunks, 3): a unit of mass is the product of the first two, one of cost is the third
+    state: Integers  # (chunks, 6): where to search, row and column; potentials fresh or not; pivots; problem; its nodes
+
+
+@njit(**ENTRY)
+def padded(size: int, lanes: int) -> int:  # pragma: no cover - compiled
+    """The multiple of ``lanes`` from ``size`` on."""
+    return (size + lanes - 1) // lanes * lanes
+
+
+@njit(**INNER)
+def _cheapest(
+    cost: Doubles, row: int, begin: int, end: int, price: Doubles, width: int
+) -> tuple[float, int, float]:  # pragma: no cover - compiled
+    """The least reduced cost in rows row…row + 3 and columns begin…end: itself, its row and the row's minimum."""
+    k0 = row * width
+    k1, k2, k3 = k0 + width, k0 + 2 * width, k0 + 3 * width
+    best0 = best1 = best2 = best3 = np.inf
+    for j in range(begin, end):
+        p = price[j]
+        best0 = smaller(cost[k0 + j] + p, best0)
+        best1 = smaller(cost[k1 + j] + p, best1)
+        best2 = smaller(cost[k2 + j] + p, best2)
+        best3 = smaller(cost[k3 + j] + p, best3)
+    reduced, best, chosen = best0 - price[width + row], best0, row
+    for k, x in ((1, best1), (2, best2), (3, best3)):
+        if x - price[width + row + k] < reduced:
+            reduced, best, chosen = x - price[width + row + k], x, row + k
+    return reduced, chosen, best
+
+
+@njit(**INNER)
+def _search(tree: Tree, cost: Doubles, n: int, state: Integers) -> tuple[int, int]:  # pragma: no cover - compiled
+    """An entering arc, the best of as many units as BLOCK asks for; the row is −1 when no unit has any.
+
+    A unit is a band of four rows within a segment of columns; the search starts at the first row and column in
+    ``state`` and leaves there where to go on.
+    """
+    width, row, first = tree.width, state[0], state[1]
+    units = (n + BAND - 1) // BAND * ((width + SEGMENT - 1) // SEGMENT)
+    enough = (BLOCK - 1) // (BAND * min(width, SEGMENT))
+    least, i, smallest, begin = 0.0, -1, 0.0, 0
+    for k in range(units):
+        reduced, chosen, best = _cheapest(cost, row, first, min(first + SEGMENT, width), tree.price, width)
+        if reduced < least:
+            least, i, smallest, begin = reduced, chosen, best, first
+        first += SEGMENT
+        if first >= width:
+            first = 0
+            row = row + BAND if row + BAND < n else 0
+        if i >= 0 and k >= enough:
+            break
+    state[0], state[1] = row, first
+    return i, find(cost, i * width, tree.price, begin, min(begin + SEGMENT, width), smallest) if i >= 0 else 0
+
+
+@njit(**INNER)
+def _load(
+    C: NDArray, a: NDArray, b: NDArray, n: int, m: int, tree: Tree, cost: Doubles, left: Integers, scale: Doubles
+) -> None:  # pragma: no cover - compiled
+    """Copy a problem C (n, m), transposed where n > m: its cost, inf where a node has no mass, and masses as integers.
+
+    ``scale`` gives their units, which are powers of two. Costs are scaled only to keep potentials from overflowing. The
+    totals differ by rounding, which the largest column takes.
+    """
+    width = tree.width
+    peak = 0.0
+    for i in range(n):
+        for j in range(m):
+            peak = -smaller(-abs(np.float64(C[i * m + j])), -peak)
+        if n <= m:
+            for j in range(m):
+                cost[i * width + j] = C[i * m + j]
+        else:
+            for j in range(m):
+                cost[j * width + i] = C[i * m + j]
+    if n > m:
+        n, m, a, b = m, n, b, a
+    scale[2] = 1.0
+    if peak > HUGE:
+        scale[2] = 1.0 / SHRINK
+        for k in range(n * width):
+            cost[k] *= SHRINK
+    total_a, total_b = 0.0, 0.0
+    for i in range(n):
+        total_a += a[i]
+    for j in range(m):
+        total_b += b[j]
+    bits = BITS - math.frexp(total_a)[1]
+    first, second = math.ldexp(1.0, bits // 2), math.ldexp(1.0, bits - bits // 2)
+    scale[0], scale[1] = 1.0 / first, 1.0 / second
+    for x in range(tree.beyond):
+        left[x] = 0
+        tree.potential[x] = 0.0
+        tree.price[x] = 0.0
+    surplus = np.int64(0)
+    for i in range(n):
+        if a[i] > 0:
+            left[width + i] = np.int64(max(1.0, a[i] * first * second + 0.5))
+            surplus += left[width + i]
+        else:
+            for j in range(m):
+                cost[i * width + j] = np.inf
+    ratio, largest = total_a / total_b, 0
+    for j in range(m):
+        if b[j] > 0:
+            left[j] = np.int64(max(1.0, b[j] * ratio * first * second + 0.5))
+            surplus -= left[j]
+            largest = j if left[j] > left[largest] else largest
+        else:
+            for i in range(n):
+                cost[i * width + j] = np.inf
+    left[largest] += surplus
+
+
+@njit(**INNER)
+def _unload(
+    tree: Tree, cost: Doubles, nodes: int, scale: Doubles, u: NDArray, v: NDArray
+) -> None:  # pragma: no cover - compiled
+    """Potentials that any tree proves: v (m,) as they are, u (n,) by a c-transform; none where there is no mass."""
+    x, width = tree.beyond, tree.width
+    for _ in range(nodes):
+        x = tree.after[x]
+        if x >= width:
+            u[x - width] = lowest(cost, (x - width) * width, tree.potential, width) * scale[2]
+        else:
+            v[x] = -tree.potential[x] * scale[2]
+
+
+@njit(**INNER)
+def _write_plan(
+    tree: Tree, nodes: int, scale: Doubles, n: int, m: int, plan: NDArray
+) -> None:  # pragma: no cover - compiled
+    """The flows of the tree as a plan (n, m), zero until now."""
+    x, width = tree.after[tree.beyond], tree.width
+    for _ in range(nodes - 1):
+        x = tree.after[x]
+        row, column = max(x, tree.parent[x]) - width, min(x, tree.parent[x])
+        plan[row * m + column if n <= m else column * m + row] = tree.flow[x] * scale[0] * scale[1]
+
+
+@njit(**INNER)
+def _close_massless(
+    C: NDArray, a: NDArray, b: NDArray, n: int, m: int, f: NDArray, g: NDArray
+) -> None:  # pragma: no cover - compiled
+    """The largest potentials of nodes without mass that leave the others feasible: columns first, then rows."""
+    for j in range(m):
+        if not b[j] > 0:
+            g[j] = np.inf
+            for i in range(n):
+                if a[i] > 0:
+                    g[j] = min(g[j], C[i * m + j] - f[i])
+    for i in range(n):
+        if not a[i] > 0:
+            f[i] = np.inf
+            for j in range(m):
+                f[i] = min(f[i], C[i * m + j] - g[j])
+
+
+@njit(**INNER)
+def _is_uniform(weights: NDArray, size: int) -> bool:  # pragma: no cover - compiled
+    equal = 0
+    for i in range(size):
+        equal += weights[i] == weights[0]
+    return equal == size
+
+
+@njit(**INNER)
+def _optimise(
+    tree: Tree, cost: Doubles, n: int, nodes: int, state: Integers, pivots: int
+) -> bool:  # pragma: no cover - compiled
+    """At most so many pivots; whether the tree is optimal."""
+    width = tree.width
+    for _ in range(pivots):
+        i, j = _search(tree, cost, n, state)
+        if i < 0 and state[2] == 0:
+            refresh_potentials(tree, cost, nodes)
+            state[2] = 1
+            i, j = _search(tree, cost, n, state)
+        if i < 0:
+            return True
+        reduced = cost[i * width + j] - tree.potential[width + i] + tree.potential[j]
+        pivot(tree, width + i, j, reduced, nodes)
+        state[2] = 0
+        state[3] += 1
+    return False
+
+
+@njit(**INNER)
+def _assign(
+    chunk: int, width: int, work: Work, a: NDArray, plan: NDArray, f: NDArray, g: NDArray
+) -> None:  # pragma: no cover - compiled
+    """Solve the loaded problem, square with uniform weights: its vertices are the permutations (Birkhoff)."""
+    n, masses, reals = len(a), work.masses[chunk], work.reals[chunk]
+    p, match, u, v = masses[3, :n], masses[3, n:], reals[2, width:], reals[2, :width]
+    cost = work.cost[chunk].reshape(-1, width)[:n]
+    shortest_augmenting_path(cost, True, p, match, u, v, reals, masses)
+    for i in range(n):
+        plan[i, p[i]] = a[i]
+        f[i] = u[i] * work.scale[chunk, 2]
+        g[i] = v[i] * work.scale[chunk, 2]
+
+
+@njit(**INNER)
+def _run_chunk(
+    chunk: int,
+    C: NDArray,
+    a: NDArray,
+    b: NDArray,
+    limit: int,
+    budget: int,
+    work: Work,
+    plan: NDArray,
+    f: NDArray,
+    g: NDArray,
+    pivots: Integers,
+    outcome: NDArray[np.int8],
+) -> None:  # pragma: no cover - compiled
+    """Go on with the problems of one chunk for about ``budget`` pivots."""
+    batch, n, m = C.shape
+    rows, width, size = min(n, m), padded(max(n, m), LANES), work.masses.shape[2]
+    nodes, masses, reals = chunk * 6 * size, chunk * 4 * size, chunk * 3 * size
+    tree = Tree(
+        width,
+        size - 1,
+        at(work.nodes, nodes),
+        at(work.nodes, nodes + size),
+        at(work.nodes, nodes + 2 * size),
+        at(work.nodes, nodes + 3 * size),
+        at(work.nodes, nodes + 4 * size),
+        at(work.masses, masses),
+        at(work.reals, reals),
+        at(work.reals, reals + size),
+    )
+    order, left, key = (
+        at(work.nodes, nodes + 5 * size),
+        at(work.masses, masses + size),
+        at(work.reals, reals + 2 * size),
+    )
+    cost, scale, state = at(work.cost, chunk * work.cost.shape[1]), at(work.scale, chunk * 3), at(work.state, chunk * 6)
+    end = (chunk + 1) * batch // len(work.cost)
+    while state[4] < end and budget > 0:
+        k = state[4]
+        problem, a_k, b_k, f_k, g_k = at(C, k * n * m), at(a, k * n), at(b, k * m), at(f, k * n), at(g, k * m)
+        if state[5] == 0:
+            _load(problem, a_k, b_k, n, m, tree, cost, left, scale)
+            budget -= n * m // (BAND * min(width, SEGMENT))
+            if n == m and _is_uniform(a_k, n) and _is_uniform(b_k, m):
+                _assign(chunk, width, work, a[k], plan[k], f[k], g[k])
+                outcome[k] = OPTIMAL
+                state[4] += 1
+                continue
+            state[5] = greedy_tree(tree, cost, rows, left, order, key)
+            thread_tree(tree, state[5], order)
+            refresh_potentials(tree, cost, state[5])
+            state[0], state[1], state[2], state[3] = 0, 0, 1, 0
+        before = state[3]
+        optimal = _optimise(tree, cost, rows, state[5], state, max(0, min(budget, limit - before)))
+        budget -= state[3] - before + 1
+        pivots[k] = state[3]
+        outcome[k] = OPTIMAL if optimal else ITERATION_LIMIT if state[3] >= limit else UNFINISHED
+        _unload(tree, cost, state[5], scale, f_k if n <= m else g_k, g_k if n <= m else f_k)
+        if state[5] < n + m:
+            _close_massless(problem, a_k, b_k, n, m, f_k, g_k)
+        if optimal:
+            _write_plan(tree, state[5], scale, n, m, at(plan, k * n * m))
+        if outcome[k] != UNFINISHED:
+            state[4] += 1
+            state[5] = 0
+
+
+@njit(**ENTRY)
+def _run_serial(
+    C: NDArray,
+    a: NDArray,
+    b: NDArray,
+    limit: int,
+    budget: int,
+    work: Work,
+    plan: NDArray,
+    f: NDArray,
+    g: NDArray,
+    pivots: Integers,
+    outcome: NDArray[np.int8],
+) -> None:  # pragma: no cover - compiled
+    """Go on with every chunk, on the calling thread."""
+    for chunk in range(len(work.cost)):
+        _run_chunk(chunk, C, a, b, limit, budget, work, plan, f, g, pivots, outcome)
+
+
+@njit(parallel=True, **ENTRY)
+def _run_parallel(
+    C: NDArray,
+    a: NDArray,
+    b: NDArray,
+    limit: int,
+    budget: int,
+    work: Work,
+    plan: NDArray,
+    f: NDArray,
+    g: NDArray,
+    pivots: Integers,
+    outcome: NDArray[np.int8],
+) -> None:  # pragma: no cover - compiled
+    """Go on with every chunk, over the threads."""
+    for chunk in prange(len(work.cost)):
+        _run_chunk(np.int64(chunk), C, a, b, limit, budget, work, plan, f, g, pivots, outcome)
+
+
+class Transport:
+    """A batch of transportation problems being solved: ``run`` goes on for a while, the arrays hold what is known.
+
+    C (batch, n, m), a (batch, n) and b (batch, m), C-contiguous, float32 or float64; finite, non-negative weights, some
+    of them positive on each side, totals equal to rounding (b is scaled to a's). The attributes below have the dtype of
+    C, the arithmetic is float64 and int64.
+
+    Attributes:
+        plan (batch, n, m): the optimal vertex, zero where a problem is not solved.
+        f (batch, n), g (batch, m): potentials of the last tree, feasible: f_i + g_j <= C_ij.
+        pivots (batch,): made so far.
+        outcome (batch,): OPTIMAL, ITERATION_LIMIT, UNFINISHED (the potentials hold) or NOT_BEGUN (they do not).
+    """
+
+    def __init__(self, C: NDArray, a: NDArray, b: NDArray, limit: int) -> None:
+        batch, n, m = C.shape
+        self.problem, self.limit = (C, a, b), limit
+        self.plan, self.f, self.g = np.zeros_like(C), np.empty_like(a), np.empty_like(b)
+        self.pivots, self.outcome = np.zeros(batch, np.int64), np.full(batch, NOT_BEGUN, np.int8)
+        threads = get_num_threads()
+        self.serial = batch == 1 or threads == 1 or C.size < SERIAL_WORK
+        chunks = 1 if self.serial else min(batch, CHUNKS_PER_THREAD * threads)
+        rows, width = padded(min(n, m), BAND), padded(max(n, m), LANES)
+        size = width + rows + 1
+        self.work = Work(
+            cost=np.full((chunks, rows * width), np.inf),
+            nodes=np.empty((chunks, 6, size), np.int32),
+            masses=np.empty((chunks, 4, size), np.int64),
+            reals=np.zeros((chunks, 3, size)),
+            scale=np.empty((chunks, 3)),
+            state=np.zeros((chunks, 6), np.int64),
+        )
+        self.work.state[:, 4] = [chunk * batch // chunks for chunk in range(chunks)]
+
+    def run(self, budget: int = UNLIMITED) -> bool:
+        """About ``budget`` pivots in each part of the batch; whether all problems have ended."""
+        run = _run_serial if self.serial else _run_parallel
+        run(*self.problem, self.limit, budget, self.work, self.plan, self.f, self.g, self.pivots, self.outcome)
+        return bool((self.outcome <= ITERATION_LIMIT).all())
+
+    def pivots_of(self, entries: int) -> int:
+        """How many pivots look at about so many cost entries or nodes."""
+        nodes = self.work.masses.shape[2]
+        return 1 + entries // (BAND * min(nodes, SEGMENT) + nodes)
