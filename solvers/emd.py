@@ -75,14 +75,16 @@ class EMD(Solver):
         while not (clock.expired or work.run(pivots)):
             pass
         plan, f, g = (torch.from_numpy(x) for x in (work.plan, work.f, work.g))
-        missing = np.flatnonzero(work.outcome == NOT_BEGUN)
-        if missing.size:
-            C = problem.cost.detach().reshape(plan.shape)[missing]
-            g[missing] = C.amin(-2)
-            f[missing] = (C - g[missing].unsqueeze(-2)).amin(-1)
         unfinished = np.flatnonzero(work.outcome != OPTIMAL)
         if unfinished.size:
-            plan[unfinished] = problem.detach().flattened().independent_plan()[unfinished]
+            flat = problem.detach().flattened()
+            plan[unfinished] = flat.independent_plan()[unfinished]
+            # Minima of columns, then of rows, prove more than a tree that is far from optimal, or than none.
+            g_ = flat.cost.amin(-2)
+            f_ = (flat.cost - g_.unsqueeze(-2)).amin(-1)
+            weak = ~(flat.dual_objective(f, g) > flat.dual_objective(f_, g_)) | torch.from_numpy(work.outcome == NOT_BEGUN)
+            weak &= torch.from_numpy(work.outcome != OPTIMAL)
+            f[weak], g[weak] = f_[weak], g_[weak]
         overflown = ~(torch.isfinite(f).all(-1) & torch.isfinite(g).all(-1))
         statuses = [STATUS[k] for k in work.outcome.tolist()]
         for k in overflown.nonzero().flatten().tolist():

@@ -139,6 +139,7 @@ def _iterate(X: Tensor, Y: Tensor, a: Tensor, b: Tensor, v: Tensor, limit: float
         # One pass is kept for float64, in which alone the error counts.
         allowed, goal = (most - 1, max(limit, rounding * mass)) if dtype == torch.float32 else (most, limit)
         kernel, smallest, stuck = _Kernel(X, Y, dtype), math.inf, 0
+        mixing.largest = -math.inf  # the two precisions are not compared
         while passes < allowed and not (passes and clock.expired):
             swept = kernel.scale(a, v, clock if passes else None)
             if swept is None:
@@ -221,7 +222,7 @@ class _Mixing:
     def next(self, v: Tensor, residual: Tensor, dual: float, rounding: float) -> Tensor:
         if not dual >= self.largest - rounding:
             self.steps.clear()
-            self.radius /= 4
+            self.largest, self.radius = -math.inf, self.radius / 4
             return self.plain
         self.largest, self.plain = max(self.largest, dual), v + residual
         self.steps = [*self.steps[-DEPTH:], (v, residual)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from solvers.relaxed_iterations import is_priced
+from solvers.sinkhorn_gradient import solve_symmetric
 from solvers.sinkhorn_iterations import Iterated
 
 Run = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Iterated]
@@ -87,25 +88,3 @@ def _partial(
     z = z.unsqueeze(-1)
     x, y = x - z * x_border, y - z * y_border
     return x.unsqueeze(-1) + y.unsqueeze(-2) + z.unsqueeze(-1), eps * x, eps * y, eps * z
-
-
-def solve_symmetric(T: Tensor, r: Tensor, c: Tensor, P: Tensor, Q: Tensor, singular: Tensor) -> tuple[Tensor, Tensor]:
-    """(X, Y) with r∘X + T Y = P and Tᵀ X + c∘Y = Q, by the Schur complement of the smaller side.
-
-    Shapes: T (B, n, m), r (B, n), c (B, m), P (B, n, k), Q (B, m, k). A node with r = 0 or c = 0 takes no part: its row
-    of T, P or Q is zero, and so is its solution. Where ``singular`` (B,), r and c are the sums of T and the matrix has
-    the null vector (1, −1): the answer is that of the nearest system that has one, with Σ c Y = 0.
-    """
-    if T.shape[-2] < T.shape[-1]:
-        Y, X = solve_symmetric(T.mT, c, r, Q, P, singular)
-        return X, Y
-    inverse_r = torch.where(r > 0, 1 / r, 0).unsqueeze(-1)
-    null = torch.where(singular.unsqueeze(-1), c, 0).unsqueeze(-1)
-    total = torch.where(singular, c.sum(-1), 1)[..., None, None]
-    Q = Q - (Q.sum(-2, keepdim=True) - P.sum(-2, keepdim=True)) * null / total  # the part H can reach
-    scaled = T * inverse_r
-    S = torch.diag_embed(c) - T.mT @ scaled + null @ null.mT / total
-    # Nearly decoupled plans (small ε) leave directions without curvature: damp them at rounding level.
-    damping = torch.where(c > 0, 1e-14 * c.amax(-1, keepdim=True), 1)
-    Y = torch.linalg.solve(S + torch.diag_embed(damping), Q - scaled.mT @ P)
-    return inverse_r * (P - T @ Y), Y

@@ -64,25 +64,31 @@ def _dense(T: Tensor, W: Tensor, p: Tensor, q: Tensor, reg: Tensor, to_reg: bool
     dtype, T = T.dtype, T.double()
     WT = W * T / reg[..., None, None]
     p, q = p + WT.sum(-1), q + WT.sum(-2)
-    if T.shape[-2] >= T.shape[-1]:
-        x, y = _solve_symmetric(T, p, q)
-    else:
-        y, x = _solve_symmetric(T.mT, q, p)
+    singular = torch.ones(len(T), dtype=torch.bool, device=T.device)
+    x, y = (z.squeeze(-1) for z in solve_symmetric(T, T.sum(-1), T.sum(-2), p.unsqueeze(-1), q.unsqueeze(-1), singular))
     grad_C = T * (x.unsqueeze(-1) + y.unsqueeze(-2)) - WT
     grad_reg = torch.where(T > 0, torch.log(T) * grad_C, 0).sum((-2, -1)) if to_reg else None
     return grad_C.to(dtype), x, y, grad_reg
 
 
-def _solve_symmetric(T: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """(x, y) with r∘x + T y = p and Tᵀ x + c∘y = q, for the row sums r and column sums c of T (n ≥ m)."""
-    r, c = T.sum(-1), T.sum(-2)
-    inverse_r = torch.where(r > 0, 1 / r, 0)
-    q = q - (q.sum(-1) - p.sum(-1)).unsqueeze(-1) * c / c.sum(-1, keepdim=True)  # the part H can reach
-    scaled = T * inverse_r.unsqueeze(-1)
-    S = torch.diag_embed(c) - T.mT @ scaled  # Schur complement, S 1 = 0
-    S = S + c.unsqueeze(-1) * c.unsqueeze(-2) / c.sum(-1)[..., None, None]  # fixes the constant
+def solve_symmetric(T: Tensor, r: Tensor, c: Tensor, P: Tensor, Q: Tensor, singular: Tensor) -> tuple[Tensor, Tensor]:
+    """(X, Y) with r∘X + T Y = P and Tᵀ X + c∘Y = Q, by the Schur complement of the smaller side.
+
+    Shapes: T (B, n, m), r (B, n), c (B, m), P (B, n, k), Q (B, m, k). A node with r = 0 or c = 0 takes no part: its row
+    of T, P or Q is zero, and so is its solution. Where ``singular`` (B,), r and c are the sums of T and the matrix has
+    the null vector (1, −1): the answer is that of the nearest system that has one, with Σ c Y = 0.
+    """
+    if T.shape[-2] < T.shape[-1]:
+        Y, X = solve_symmetric(T.mT, c, r, Q, P, singular)
+        return X, Y
+    inverse_r = torch.where(r > 0, 1 / r, 0).unsqueeze(-1)
+    null = torch.where(singular.unsqueeze(-1), c, 0).unsqueeze(-1)
+    total = torch.where(singular, c.sum(-1), 1)[..., None, None]
+    Q = Q - (Q.sum(-2, keepdim=True) - P.sum(-2, keepdim=True)) * null / total  # the part H can reach
+    scaled = T * inverse_r
+    S = torch.diag_embed(c) - T.mT @ scaled + null @ null.mT / total
+    # Nearly decoupled plans (small ε) leave directions without curvature: damp them at rounding level.
     damping = torch.where(c > 0, DAMPING * c.amax(-1, keepdim=True), 1)
     factor = torch.linalg.cholesky_ex(S + torch.diag_embed(damping))[0]
-    y = torch.cholesky_solve((q - (scaled.mT @ p.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1), factor).squeeze(-1)
-    x = inverse_r * (p - (T @ y.unsqueeze(-1)).squeeze(-1))
-    return x, y
+    Y = torch.cholesky_solve(Q - scaled.mT @ P, factor)
+    return inverse_r * (P - T @ Y), Y

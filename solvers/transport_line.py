@@ -81,14 +81,14 @@ class _Line(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, p: float) -> tuple[Tensor, ...]:
-        batch, arrays = x.shape[:-1], [z.double().cpu().reshape(-1, z.shape[-1]).numpy() for z in (x, y, a, b)]
-        arrays[3] = arrays[3] * (arrays[2].sum(1, keepdims=True) / arrays[3].sum(1, keepdims=True))
-        orders = (np.argsort(points, 1) for points in arrays[:2])
+        batch, slopes = x.shape[:-1], any(ctx.needs_input_grad)
+        arrays = [z.double().cpu().reshape(-1, z.shape[-1]).contiguous().numpy() for z in (x, y, a, b)]
         with threads_of_torch():
-            found = transport_line(*(np.ascontiguousarray(z) for z in arrays), *orders, p)
-        value, source, target, *rest = (torch.from_numpy(z).reshape(batch + z.shape[1:]).to(x.device) for z in found)
-        mass, f, g, dx, dy = (z.to(x.dtype) for z in rest)
-        ctx.save_for_backward(dx, dy, f, g)
+            found = transport_line(*arrays, *(np.argsort(z, 1) for z in arrays[:2]), p, slopes)
+        value, source, target = (torch.from_numpy(z).reshape(batch + z.shape[1:]).to(x.device) for z in found[:3])
+        mass, f, g = (torch.from_numpy(z).to(x).reshape(batch + z.shape[1:]) for z in found[3:6])
+        if slopes:
+            ctx.save_for_backward(*(torch.from_numpy(z).to(x).reshape(batch + z.shape[1:]) for z in found[6:]), f, g)
         ctx.mark_non_differentiable(source, target, mass, f, g)
         return value, source, target, mass, f, g
 

@@ -24,19 +24,19 @@ def _cost(gap: float, p: float) -> tuple[float, float]:  # pragma: no cover - co
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
 def transport_line(
-    x: Doubles, y: Doubles, a: Doubles, b: Doubles, rows: Integers, columns: Integers, p: float
+    x: Doubles, y: Doubles, a: Doubles, b: Doubles, rows: Integers, columns: Integers, p: float, slopes: bool
 ) -> tuple[Doubles, Integers, Integers, Doubles, Doubles, Doubles, Doubles, Doubles]:  # pragma: no cover - compiled
     """Minimise Σ T_ij |x_i − y_j|^p for points x (B, n) and y (B, m) of masses a (B, n) and b (B, m), equal in total.
 
     ``rows`` and ``columns`` sort the points. Returns the value (B,); the staircase of n + m − 1 arcs: rows, columns and
     masses; potentials f (B, n) and g (B, m) that are tight on all of them, and feasible because the sorted costs are a
-    Monge matrix (Hoffman, "On simple linear programming problems", 1963); and the derivatives of the value by x (B, n)
-    and y (B, m).
+    Monge matrix (Hoffman, "On simple linear programming problems", 1963); and, where ``slopes`` are
+    wanted, the derivatives of the value by x (B, n) and y (B, m).
     """
     (batch, n), m = x.shape, y.shape[1]
     value, f, g = np.empty(batch), np.empty((batch, n)), np.empty((batch, m))
     source, target = np.empty((batch, n + m - 1), np.int64), np.empty((batch, n + m - 1), np.int64)
-    mass, dx, dy = np.empty((batch, n + m - 1)), np.empty((batch, n)), np.empty((batch, m))
+    mass, dx, dy = np.empty((batch, n + m - 1)), np.empty((batch * slopes, n)), np.empty((batch * slopes, m))
     for k in prange(batch):
         j, t, total = 0, columns[k, 0], 0.0
         place, free = y[k, t], b[k, t]
@@ -56,12 +56,17 @@ def transport_line(
                 left, free = left - moved, free - moved
                 if row_ends:
                     break
-                g[k, t], dy[k, t] = dual, -pull
+                g[k, t] = dual
+                if slopes:
+                    dy[k, t] = -pull
                 j += 1
                 t = columns[k, j]
                 place, free = y[k, t], b[k, t]
                 dual, pull = _cost(point - place, p)[0] - u, 0.0
-            dx[k, s] = push
+            if slopes:
+                dx[k, s] = push
         value[k] = total
-        g[k, t], dy[k, t] = dual, -pull
+        g[k, t] = dual
+        if slopes:
+            dy[k, t] = -pull
     return value, source, target, mass, f, g, dx, dy
