@@ -11,7 +11,7 @@ reproduce: $(VENV)/.installed
 	@$(BIN)/matchmark reproduce
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -q -m slow

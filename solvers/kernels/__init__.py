@@ -6,25 +6,42 @@ stale code is ever run, what was compiled from other sources than these is dropp
 
 import contextlib
 import hashlib
+import json
 import os
+import re
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of every module, the hash of its source and of all that it imports from here."""
+    sources = {path.stem: path.read_text() for path in sorted(folder.glob("*.py"))}
+    digests = {}
+    for module in sources:
+        reached, new = {module}, {module}
+        while new:
+            found = {name for m in new for name in re.findall(r"from solvers\.kernels\.(\w+) import", sources[m])}
+            new = found & sources.keys() - reached
+            reached |= new
+        digests[module] = hashlib.sha256("".join(sources[m] for m in sorted(reached)).encode()).hexdigest()
+    return digests
 
 
 def _drop_stale(folder: Path) -> None:
-    """Empty the cache beside the sources when its stamp is not theirs."""
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    stamp, digest = folder / "__pycache__" / "numba.sha256", hashlib.sha256(sources).hexdigest()
-    if stamp.exists() and stamp.read_text() == digest:
+    """Remove from the cache beside the sources what its stamp says was compiled from others."""
+    cache = folder / "__pycache__"
+    stamp, digests = cache / "kernels.json", _digests(folder)
+    stamped = json.loads(stamp.read_text()) if stamp.exists() else {}
+    if stamped == digests:
         return
-    for path in stamp.parent.glob("*.nb[ic]"):
-        path.unlink(missing_ok=True)
-    stamp.parent.mkdir(exist_ok=True)
+    for module in digests:
+        if stamped.get(module) != digests[module]:
+            for path in cache.glob(f"{module}.*.nb[ic]"):
+                path.unlink(missing_ok=True)
+    cache.mkdir(exist_ok=True)
     partial = stamp.with_suffix(f".{os.getpid()}")
-    partial.write_text(digest)
+    partial.write_text(json.dumps(digests))
     partial.replace(stamp)
 
 
-with contextlib.suppress(OSError):  # a folder that cannot be written holds no cache that could be stale
-    _drop_stale(_FOLDER)
+with contextlib.suppress(OSError, ValueError):  # a folder that cannot be written holds no cache that could be stale
+    _drop_stale(Path(__file__).parent)
