@@ -75,16 +75,10 @@ class EMD(Solver):
         while not (clock.expired or work.run(pivots)):
             pass
         plan, f, g = (torch.from_numpy(x) for x in (work.plan, work.f, work.g))
-        unfinished = np.flatnonzero(work.outcome != OPTIMAL)
-        if unfinished.size:
-            flat = problem.detach().flattened()
-            plan[unfinished] = flat.independent_plan()[unfinished]
-            # Minima of columns, then of rows, prove more than a tree that is far from optimal, or than none.
-            g_ = flat.cost.amin(-2)
-            f_ = (flat.cost - g_.unsqueeze(-2)).amin(-1)
-            weak = ~(flat.dual_objective(f, g) > flat.dual_objective(f_, g_)) | torch.from_numpy(work.outcome == NOT_BEGUN)
-            weak &= torch.from_numpy(work.outcome != OPTIMAL)
-            f[weak], g[weak] = f_[weak], g_[weak]
+        unfinished = torch.from_numpy(work.outcome != OPTIMAL)
+        limited = bool(unfinished.any())
+        if limited:
+            _give_up(problem.detach().flattened(), unfinished, plan, f, g)
         overflown = ~(torch.isfinite(f).all(-1) & torch.isfinite(g).all(-1))
         statuses = [STATUS[k] for k in work.outcome.tolist()]
         for k in overflown.nonzero().flatten().tolist():
@@ -94,8 +88,17 @@ class EMD(Solver):
             potentials=(f.reshape(problem.a.shape), g.reshape(problem.b.shape)),
             iterations=torch.from_numpy(work.pivots).reshape(problem.batch_shape),
             statuses=statuses,
-            message="unfinished problems have the plan a bᵀ/Σa" if unfinished.size else "",
+            message="unfinished problems have the plan a bᵀ/Σa" if limited else "",
         )
+
+
+def _give_up(problem: TransportProblem, unfinished: Tensor, plan: Tensor, f: Tensor, g: Tensor) -> None:
+    """Give the unfinished problems (B,) a feasible plan, and the better potentials of two: the tree's or the minima."""
+    plan[unfinished] = problem.independent_plan()[unfinished]
+    columns = problem.cost.amin(-2)
+    rows = (problem.cost - columns.unsqueeze(-2)).amin(-1)
+    better = unfinished & ~(problem.dual_objective(f, g) >= problem.dual_objective(rows, columns))
+    f[better], g[better] = rows[better], columns[better]
 
 
 def _restricted(problem: PartialTransportProblem, answer: Answer) -> Answer:

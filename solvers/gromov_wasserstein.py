@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numba
@@ -140,7 +141,7 @@ class GromovWasserstein(Solver):
         weights = np.full((len(A), n), 1 / n)
         energy = Energy(A, B, L / n, weights, weights)
         start = self._first_plan(energy, problem.batch_shape)
-        self._compile(energy)
+        _compile(self.method)
         compile_assignment(L)
         return energy, start
 
@@ -229,11 +230,6 @@ class GromovWasserstein(Solver):
             self._launch(energy, T, f, g, limit, last, iterations, states)
         return iterations, states
 
-    def _compile(self, energy: Energy) -> None:
-        """Compile what ``_descend`` runs, or find it compiled."""
-        nothing, none, no_plan = Energy(*(x[:0] for x in energy)), np.empty(0, np.int64), energy.L[:0]
-        self._launch(nothing, no_plan, nothing.a, nothing.b, np.empty(0), 0, none, none)
-
     def _launch(
         self,
         energy: Energy,
@@ -246,7 +242,7 @@ class GromovWasserstein(Solver):
         states: Integers,
     ) -> None:
         (A, B, L, a, b), threads = energy, numba.get_num_threads()
-        if len(T) == 1 or _work(T) < SERIAL_WORK:
+        if threads > 1 and (len(T) == 1 or _work(T) < SERIAL_WORK):
             numba.set_num_threads(1)  # waking the others would cost more than they save
         chunks = max(1, min(len(T), CHUNKS_PER_THREAD * numba.get_num_threads()))
         try:
@@ -333,6 +329,14 @@ def gromov_wasserstein(
         )
     plan = torch.from_numpy(T).reshape(*batch, n, m)
     return Coupling(plan.to(plans.dtype), value(plan), tuple(statuses))
+
+
+@cache
+def _compile(method: Literal["conditional_gradient", "entropic"]) -> None:
+    """Compile the kernel, or find it compiled: once, as it takes float64 whatever the problem."""
+    plans, weights, numbers, none = np.empty((0, 1, 1)), np.empty((0, 1)), np.empty(0), np.empty(0, np.int64)
+    nothing = Energy(plans, plans, plans, weights, weights)
+    GromovWasserstein(method=method)._launch(nothing, plans, weights, weights, numbers, 0, none, none)
 
 
 def _work(T: Array) -> int:

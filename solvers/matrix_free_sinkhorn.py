@@ -64,28 +64,26 @@ def run(problem: PointCloudTransportProblem, start: Start, settings: Sinkhorn, c
     ``iterations`` counts passes. Value, potentials and the rows of the plan are differentiable with respect to the
     points, the weights and ε by the implicit function theorem, in memory proportional to n + m.
     """
-    reg, g = start
-    batch, (n, m) = problem.batch_shape, problem.shape[-2:]
-    cost = problem.factored_cost()
-    flat = problem.flattened()
-    parts = [t.reshape(-1, *t.shape[len(batch) :]) for t in (cost.X, cost.Y, cost.alpha, cost.beta)]
+    cost, batch = problem.factored_cost(), problem.batch_shape
+    flat, one_each = problem.detach().flattened(), list(cost.detach().problems())
+    reg, g = start.reg.detach().reshape(-1), start.g.reshape(-1, problem.shape[-1])
     ended: list[tuple[int, bool]] = []
 
-    def solve(X: Tensor, Y: Tensor, alpha: Tensor, beta: Tensor, a: Tensor, b: Tensor, reg: Tensor) -> list[Tensor]:
+    def find() -> tuple[Tensor, Tensor]:
         found = []
-        for k, one in enumerate(FactoredCost(X, Y, alpha, beta).problems()):
-            g_k = g.reshape(-1, m)[k]
-            f_k, g_k, passes, converged = potentials(one, a[k], b[k], float(reg[k]), g_k, settings, clock)
-            found.append((f_k, g_k))
+        for k, of_one in enumerate(one_each):
+            *pair, passes, converged = potentials(of_one, flat.a[k], flat.b[k], float(reg[k]), g[k], settings, clock)
+            found.append(pair)
             ended.append((passes, converged))
-        return [torch.stack(potential) for potential in zip(*found, strict=True)]
+        f, h = (torch.stack(potential) for potential in zip(*found, strict=True))
+        return f.reshape(problem.a.shape), h.reshape(problem.b.shape)
 
-    f, g_ = Implicit.apply(*parts, flat.a, flat.b, reg.reshape(-1), solve, settings.max_iterations)
-    f, g_ = f.reshape(*batch, n), g_.reshape(*batch, m)
+    factors = cost.X, cost.Y, cost.alpha, cost.beta
+    f, h = Implicit.apply(*factors, problem.a, problem.b, start.reg, find, settings.max_iterations)
     over = Status.TIME_LIMIT if clock.expired else Status.ITERATION_LIMIT
     return Answer(
-        plan=LazyPlan(cost, f, g_, reg, problem.dtype),
-        potentials=(f.to(problem.dtype), g_.to(problem.dtype)),
+        plan=LazyPlan(cost, f, h, start.reg, problem.dtype),
+        potentials=(f.to(problem.dtype), h.to(problem.dtype)),
         iterations=torch.tensor([passes for passes, _ in ended], device=problem.device).reshape(batch),
         statuses=[Status.CONVERGED if good else over for _, good in ended],
     )

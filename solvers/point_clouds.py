@@ -7,11 +7,11 @@ from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from solvers import validation
 from solvers.kernels.matrix_free import judge_rows
 from solvers.lazy_plan import FactoredCost, LazyPlan, block_size
+from solvers.matrix_free_gradient import Value
 from solvers.problems import PlanProblem, TransportProblem, default_tolerance, paired
 from solvers.validation import ArrayLike, InvalidProblem
 
@@ -133,13 +133,11 @@ class PointCloudTransportProblem(PlanProblem):
         """
         if isinstance(x, Tensor):
             return self.to_dense().objective(x)
-        C = self.factored_cost()
-
-        def part(start: int, stop: int) -> Tensor:
-            cost = C.rows(start, stop)
-            return (cost * x.block(start, stop, cost)).sum((-2, -1))
-
-        return torch.stack([checkpoint(part, *block, use_reentrant=False) for block in C.blocks()]).sum(0)
+        value = self.judge(x, x.g)[0]
+        C, parts = self.factored_cost(), (x.f, x.g, x.reg)
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in (C, *parts)):
+            return value
+        return Value.apply(C.X, C.Y, C.alpha, C.beta, *parts, value)
 
     def marginal_error(self, x: LazyPlan | Tensor) -> Tensor:
         """‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁ of a plan, both sides, shape ``(*batch,)``, float64."""

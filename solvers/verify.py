@@ -339,6 +339,8 @@ def _bound_faults(
         below = value + problem.largest_cost() * facts.marginal_error
         above = usable & scale.exceeded(bound - below, value, tol)
     faults += _where(above, "the lower bound is above the value", bound, value)
+    if Status.OPTIMAL not in solution.statuses:
+        return faults
     unproven = _having(solution, Status.OPTIMAL, problem) & scale.exceeded(value - bound, value, tol)
     return faults + _where(unproven, "OPTIMAL is not proven: value against bound", value, bound)
 

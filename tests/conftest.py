@@ -14,6 +14,7 @@ from torch import Tensor
 from solvers import (
     AssignmentProblem,
     PartialTransportProblem,
+    PointCloudTransportProblem,
     QuadraticAssignmentProblem,
     TransportProblem,
     UnbalancedTransportProblem,
@@ -55,6 +56,9 @@ def make_problem(kind: type, *batch: int, n: int = 5, m: int | None = None, dtyp
     a[..., 0] = 0 if n > 1 else 1
     b[..., -1] = 0 if m > 1 else 1
     a, b = (w / w.sum(-1, keepdim=True) for w in (a, b))
+    if kind is PointCloudTransportProblem:
+        x, y = (torch.rand(*batch, k, 2, generator=g, dtype=torch.float64) for k in (n, m))
+        return kind(*(t.to(dtype) for t in (x, y, a, b)))
     b = 1.5 * b if kind in HELD else b
     return kind(C.to(dtype), a.to(dtype), b.to(dtype), **HELD.get(kind, {}))
 
@@ -70,6 +74,7 @@ def exact_values(problem) -> Tensor:
         costs = problem.cost.reshape(-1, *problem.cost.shape[-2:]).double().numpy()
         values = [C[linear_sum_assignment(C)].sum() for C in costs]
     else:
+        problem = problem.to_dense() if isinstance(problem, PointCloudTransportProblem) else problem
         flat = problem.flattened()
         exact, held = {
             TransportProblem: (_transport, ()),

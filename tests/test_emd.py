@@ -62,16 +62,15 @@ def test_the_value_is_that_of_linear_programming(parts, scale):
 
 @settings(max_examples=60, deadline=None)
 @given(problems, scales)
-def test_the_value_is_pots_and_the_answer_holds(parts, scale):
+def test_every_answer_is_a_vertex_that_its_potentials_prove(parts, scale):
     C, a, b = any_problem(*parts)
     problem = TransportProblem(scale * C, a, b)
     solution = solve(problem, "emd")
     assert solution.status is Status.OPTIMAL
     assert check(problem, solution) == []
     assert int((solution.plan > 0).sum()) <= C.shape[0] + C.shape[1] - 1
-    mass = a.sum()
-    theirs = scale * mass * ot.emd2(a / mass, b / b.sum(), C, numItermax=10**7)
-    assert solution.value.item() == pytest.approx(theirs, rel=1e-9, abs=1e-12 * scale * mass)
+    size = scale * a.sum() * np.abs(C).max()
+    assert abs(solution.value.item() - solution.lower_bound.item()) <= 1e-12 * size
 
 
 @pytest.mark.parametrize(("n", "m"), [(200, 200), (300, 40), (40, 300), (120, 121), (1, 50), (50, 1)])
@@ -200,7 +199,7 @@ def test_a_time_limit_ends_a_large_problem_with_a_bound():
     assert time.perf_counter() - start < 10
     assert solution.status is Status.TIME_LIMIT
     assert problem.is_feasible(solution.plan)
-    assert 0 < float(solution.lower_bound) < float(solution.value)
+    assert 0 < float(solution.lower_bound) < float(solution.value)  # at least what minima of rows and columns prove
     assert int(solution.iterations) > 0
 
 

@@ -2,7 +2,8 @@
 
 Entering arcs come from a block search (Bonneel et al., "Displacement interpolation using Lagrangian mass transport",
 ACM Trans. Graphics 30(6) (2011); Király and Kovács, 2012) that reads the cost matrix itself, four rows at a time, and
-goes on where it stopped. When it finds none, the potentials are computed anew from the tree and searched once more.
+goes on where it stopped. When it finds none, the potentials are computed anew from the tree and searched once more:
+those that once were large have kept the rounding of it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ UNLIMITED = 2**62
 ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
+class Batch(NamedTuple):
+    """The problems, and what is known of their solutions (see ``Transport``)."""
+
+    C: NDArray
+    a: NDArray
+    b: NDArray
+    plan: NDArray
+    f: NDArray
+    g: NDArray
+    pivots: Integers
+    outcome: NDArray[np.int8]
+
+
 class Work(NamedTuple):
     """The problem that each chunk of the batch is at; the first dimension of every array is the chunk."""
 
@@ -53,7 +67,7 @@ class Work(NamedTuple):
     masses: Integers  # (chunks, 4, nodes): flows, what is left to send, and scratch
     reals: Doubles  # (chunks, 3, nodes): potentials, prices, and scratch
     scale: Doubles  # (chunks, 3): a unit of mass is the product of the first two, one of cost is the third
-    state: Integers  # (chunks, 6): where to search, row and column; potentials fresh or not; pivots; problem; its nodes
+    state: Integers  # (chunks, 6): where to search, row and column; pivots since fresh; all; problem; its nodes
 
 
 @njit(**ENTRY)
@@ -227,15 +241,15 @@ def _optimise(
     width = tree.width
     for _ in range(pivots):
         i, j = _search(tree, cost, n, state)
-        if i < 0 and state[2] == 0:
+        if i < 0 and state[2] > 0:
             refresh_potentials(tree, cost, nodes)
-            state[2] = 1
+            state[2] = 0
             i, j = _search(tree, cost, n, state)
         if i < 0:
             return True
         reduced = cost[i * width + j] - tree.potential[width + i] + tree.potential[j]
         pivot(tree, width + i, j, reduced, nodes)
-        state[2] = 0
+        state[2] += 1
         state[3] += 1
     return False
 
@@ -256,21 +270,9 @@ def _assign(
 
 
 @njit(**INNER)
-def _run_chunk(
-    chunk: int,
-    C: NDArray,
-    a: NDArray,
-    b: NDArray,
-    limit: int,
-    budget: int,
-    work: Work,
-    plan: NDArray,
-    f: NDArray,
-    g: NDArray,
-    pivots: Integers,
-    outcome: NDArray[np.int8],
-) -> None:  # pragma: no cover - compiled
+def _run_chunk(chunk: int, problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with the problems of one chunk for about ``budget`` pivots."""
+    C, a, b, plan, f, g, pivots, outcome = problems
     batch, n, m = C.shape
     rows, width, size = min(n, m), padded(max(n, m), LANES), work.masses.shape[2]
     nodes, masses, reals = chunk * 6 * size, chunk * 4 * size, chunk * 3 * size
@@ -307,7 +309,7 @@ def _run_chunk(
             state[5] = greedy_tree(tree, cost, rows, left, order, key)
             thread_tree(tree, state[5], order)
             refresh_potentials(tree, cost, state[5])
-            state[0], state[1], state[2], state[3] = 0, 0, 1, 0
+            state[0], state[1], state[2], state[3] = 0, 0, 0, 0
         before = state[3]
         optimal = _optimise(tree, cost, rows, state[5], state, max(0, min(budget, limit - before)))
         budget -= state[3] - before + 1
@@ -324,41 +326,17 @@ def _run_chunk(
 
 
 @njit(**ENTRY)
-def _run_serial(
-    C: NDArray,
-    a: NDArray,
-    b: NDArray,
-    limit: int,
-    budget: int,
-    work: Work,
-    plan: NDArray,
-    f: NDArray,
-    g: NDArray,
-    pivots: Integers,
-    outcome: NDArray[np.int8],
-) -> None:  # pragma: no cover - compiled
+def _run_serial(problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with every chunk, on the calling thread."""
     for chunk in range(len(work.cost)):
-        _run_chunk(chunk, C, a, b, limit, budget, work, plan, f, g, pivots, outcome)
+        _run_chunk(chunk, problems, work, limit, budget)
 
 
 @njit(parallel=True, **ENTRY)
-def _run_parallel(
-    C: NDArray,
-    a: NDArray,
-    b: NDArray,
-    limit: int,
-    budget: int,
-    work: Work,
-    plan: NDArray,
-    f: NDArray,
-    g: NDArray,
-    pivots: Integers,
-    outcome: NDArray[np.int8],
-) -> None:  # pragma: no cover - compiled
+def _run_parallel(problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with every chunk, over the threads."""
     for chunk in prange(len(work.cost)):
-        _run_chunk(np.int64(chunk), C, a, b, limit, budget, work, plan, f, g, pivots, outcome)
+        _run_chunk(np.int64(chunk), problems, work, limit, budget)
 
 
 class Transport:
@@ -370,16 +348,17 @@ class Transport:
 
     Attributes:
         plan (batch, n, m): the optimal vertex, zero where a problem is not solved.
-        f (batch, n), g (batch, m): potentials of the last tree, feasible: f_i + g_j <= C_ij.
+        f (batch, n), g (batch, m): potentials of the last tree, feasible: f_i + g_j <= C_ij; NaN before there is one.
         pivots (batch,): made so far.
-        outcome (batch,): OPTIMAL, ITERATION_LIMIT, UNFINISHED (the potentials hold) or NOT_BEGUN (they do not).
+        outcome (batch,): OPTIMAL, ITERATION_LIMIT, UNFINISHED or NOT_BEGUN.
     """
 
     def __init__(self, C: NDArray, a: NDArray, b: NDArray, limit: int) -> None:
         batch, n, m = C.shape
-        self.problem, self.limit = (C, a, b), limit
-        self.plan, self.f, self.g = np.zeros_like(C), np.empty_like(a), np.empty_like(b)
+        self.limit = limit
+        self.plan, self.f, self.g = np.zeros_like(C), np.full_like(a, np.nan), np.full_like(b, np.nan)
         self.pivots, self.outcome = np.zeros(batch, np.int64), np.full(batch, NOT_BEGUN, np.int8)
+        self.problems = Batch(C, a, b, self.plan, self.f, self.g, self.pivots, self.outcome)
         threads = get_num_threads()
         self.serial = batch == 1 or threads == 1 or C.size < SERIAL_WORK
         chunks = 1 if self.serial else min(batch, CHUNKS_PER_THREAD * threads)
@@ -398,7 +377,7 @@ class Transport:
     def run(self, budget: int = UNLIMITED) -> bool:
         """About ``budget`` pivots in each part of the batch; whether all problems have ended."""
         run = _run_serial if self.serial else _run_parallel
-        run(*self.problem, self.limit, budget, self.work, self.plan, self.f, self.g, self.pivots, self.outcome)
+        run(self.problems, self.work, self.limit, budget)
         return bool((self.outcome <= ITERATION_LIMIT).all())
 
     def pivots_of(self, entries: int) -> int:
