@@ -64,7 +64,7 @@ class EMD(Solver):
             return x.detach().reshape(-1, *shape).contiguous().numpy()
 
         work = Transport(flat(problem.cost, n, m), flat(problem.a, n), flat(problem.b, m), self.max_iterations)
-        work.run(0)  # compiles, or finds it compiled
+        work.compile()
         return work
 
     def _run(self, problem: TransportProblem | PartialTransportProblem, prepared: Transport, clock: Clock) -> Answer:

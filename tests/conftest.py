@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from solvers import (
 
 # What a problem of the type is made with besides cost and weights.
 HELD = {UnbalancedTransportProblem: {"reach": 0.5}, PartialTransportProblem: {"mass": 0.6}}
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would only wait for each other
+    torch.set_num_threads(1)
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

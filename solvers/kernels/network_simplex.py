@@ -339,6 +339,9 @@ def _run_parallel(problems: Batch, work: Work, limit: int, budget: int) -> None:
         _run_chunk(np.int64(chunk), problems, work, limit, budget)
 
 
+_COMPILED: set[tuple[bool, np.dtype]] = set()
+
+
 class Transport:
     """A batch of transportation problems being solved: ``run`` goes on for a while, the arrays hold what is known.
 
@@ -373,6 +376,13 @@ class Transport:
             state=np.zeros((chunks, 6), np.int64),
         )
         self.work.state[:, 4] = [chunk * batch // chunks for chunk in range(chunks)]
+
+    def compile(self) -> None:
+        """Compile, or load from the cache, what ``run`` needs; nothing where that has been done."""
+        kind = (self.serial, self.plan.dtype)
+        if kind not in _COMPILED:
+            self.run(0)
+            _COMPILED.add(kind)
 
     def run(self, budget: int = UNLIMITED) -> bool:
         """About ``budget`` pivots in each part of the batch; whether all problems have ended."""

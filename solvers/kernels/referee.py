@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.intrinsics import at, smaller
@@ -11,10 +13,12 @@ from solvers.kernels.intrinsics import at, smaller
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
+SERIAL_WORK = 2**19  # entries of the batch below which threads cost more than they save
 PART = 2**18  # entries of one problem from which on several threads share it
 STRIP = 2**11  # entries that are still in the nearest cache when they are read for the second time
 
-INNER = {"nogil": True, "cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
+INNER = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -80,10 +84,71 @@ def _paired(weights: Floats, potential: Doubles, size: int) -> float:  # pragma:
     return total
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+class _Survey(NamedTuple):
+    """Plans and what is summed over them; each problem is read in parts of whole rows."""
+
+    C: Floats
+    T: Floats
+    a: Floats
+    b: Floats
+    g: Doubles
+    values: Doubles  # (B, parts), as are the next two
+    errors: Doubles
+    least: Doubles
+    columns: Doubles  # (B, parts, m)
+    f: Doubles  # (B, n)
+    bounds: Doubles  # (B,)
+
+
+@njit(**INNER)
+def _survey_part(unit: int, to: _Survey) -> None:  # pragma: no cover - compiled
+    """Read one part of one problem."""
+    (_, n, m), parts = to.C.shape, to.values.shape[1]
+    k = unit // parts
+    part, strip = unit - k * parts, max(1, STRIP // m)
+    C, T, g, columns = at(to.C, k * n * m), at(to.T, k * n * m), at(to.g, k * m), at(to.columns, unit * m)
+    last = (part + 1) * n // parts
+    for begin in range(part * n // parts, last, strip):
+        end = min(begin + strip, last)
+        to.values[k, part] += _inner_product(C, T, begin * m, end * m)
+        to.least[k, part] = min(to.least[k, part], _least(T, begin * m, end * m))
+        for i in range(begin, end):
+            to.errors[k, part] += abs(_add_row(T, i * m, m, columns) - to.a[k, i])
+            to.f[k, i] = _least_difference(C, i * m, m, g)
+
+
+@njit(**ENTRY)
+def _survey_serial(to: _Survey) -> None:  # pragma: no cover - compiled
+    for unit in range(to.values.size):
+        _survey_part(unit, to)
+
+
+@njit(parallel=True, **ENTRY)
+def _survey_parallel(to: _Survey) -> None:  # pragma: no cover - compiled
+    for unit in prange(to.values.size):
+        _survey_part(np.int64(unit), to)
+
+
+@njit(**ENTRY)
+def _join_parts(to: _Survey) -> None:  # pragma: no cover - compiled
+    """Collect what the parts of a problem have found in the first of them."""
+    (batch, n, m), parts = to.C.shape, to.values.shape[1]
+    for k in range(batch):
+        for part in range(1, parts):
+            to.values[k, 0] += to.values[k, part]
+            to.errors[k, 0] += to.errors[k, part]
+            to.least[k, 0] = min(to.least[k, 0], to.least[k, part])
+            for j in range(m):
+                to.columns[k, 0, j] += to.columns[k, part, j]
+        for j in range(m):
+            to.errors[k, 0] += abs(to.columns[k, 0, j] - to.b[k, j])
+        rows = _paired(at(to.a, k * n), at(to.f, k * n), n)
+        to.bounds[k] = rows + _paired(at(to.b, k * m), at(to.g, k * m), m)
+
+
 def survey(
     C: Floats, T: Floats, a: Floats, b: Floats, g: Doubles
-) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:  # pragma: no cover - compiled
+) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
     """What the referee asks of transport plans T (B, n, m) for costs C (B, n, m), weights a (B, n) and b (B, m).
 
     Returns, in float64: the values ⟨C, T⟩ (B,); the marginal errors ‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁ (B,), finite only where T
@@ -93,33 +158,15 @@ def survey(
     """
     batch, n, m = C.shape
     parts = min(n, 1 + n * m // PART)
-    strip = max(1, STRIP // m)
-    values, least = np.zeros((batch, parts)), np.full((batch, parts), np.inf)
-    columns, errors = np.zeros((batch, parts, m)), np.zeros((batch, parts))
-    f, bounds = np.empty((batch, n)), np.empty(batch)
-    for unit in prange(batch * parts):
-        k = np.int64(unit) // parts
-        part = np.int64(unit) - k * parts
-        cost, plan, g_ = at(C, k * n * m), at(T, k * n * m), at(g, k * m)
-        last = (part + 1) * n // parts
-        for begin in range(part * n // parts, last, strip):
-            end = min(begin + strip, last)
-            values[k, part] += _inner_product(cost, plan, begin * m, end * m)
-            least[k, part] = min(least[k, part], _least(plan, begin * m, end * m))
-            for i in range(begin, end):
-                errors[k, part] += abs(_add_row(plan, i * m, m, at(columns, unit * m)) - a[k, i])
-                f[k, i] = _least_difference(cost, i * m, m, g_)
-    for k in range(batch):
-        for part in range(1, parts):
-            values[k, 0] += values[k, part]
-            errors[k, 0] += errors[k, part]
-            least[k, 0] = min(least[k, 0], least[k, part])
-            for j in range(m):
-                columns[k, 0, j] += columns[k, part, j]
-        for j in range(m):
-            errors[k, 0] += abs(columns[k, 0, j] - b[k, j])
-        bounds[k] = _paired(at(a, k * n), at(f, k * n), n) + _paired(at(b, k * m), at(g, k * m), m)
-    return values[:, 0].copy(), errors[:, 0].copy(), least[:, 0].copy(), f, bounds
+    sums, least = np.zeros((2, batch, parts)), np.full((batch, parts), np.inf)
+    values, errors = sums
+    to = _Survey(
+        C, T, a, b, g, values, errors, least, np.zeros((batch, parts, m)), np.empty((batch, n)), np.empty(batch)
+    )
+    run = _survey_serial if C.size < SERIAL_WORK or get_num_threads() == 1 else _survey_parallel
+    run(to)
+    _join_parts(to)
+    return to.values[:, 0], to.errors[:, 0], least[:, 0], to.f, to.bounds
 
 
 @njit(cache=True, nogil=True)
