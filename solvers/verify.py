@@ -328,7 +328,7 @@ def _bound_faults(
 ) -> list[str]:
     bound, value = solution.lower_bound, facts.value
     if bound is None:
-        return []
+        return ["OPTIMAL, yet there is no lower bound"] if Status.OPTIMAL in solution.statuses else []
     faults: list[str] = []
     if facts.lower_bound is not None and bound is not facts.lower_bound:
         raised = usable & scale.exceeded(bound - facts.lower_bound, facts.lower_bound, tol)

@@ -20,6 +20,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.exponential import exp32, exp64
+from solvers.kernels.intrinsics import smaller
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -39,13 +40,12 @@ def _largest(K: Floats) -> float:  # pragma: no cover - compiled
     return 1e10 if K.itemsize == 4 else 1e50
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+@compiled
 def row_lowest(c: Floats, g: Doubles) -> float:  # pragma: no cover - compiled
     """min_j c_j − g_j of a row of the cost."""
     lowest = np.inf
     for j in range(len(g)):
-        difference = c[j] - g[j]
-        lowest = difference if difference < lowest else lowest
+        lowest = smaller(c[j] - g[j], lowest)
     return lowest
 
 
