@@ -109,7 +109,9 @@ def test_the_entropic_plan_is_stationary_where_whole_steps_go_uphill():
     M = rng.random((6, 6))
     problem = QuadraticAssignmentProblem(M @ M.T, M @ M.T + np.eye(6), rng.random((6, 6)))
     reg = 0.02
-    solution = solve(problem, "gromov_wasserstein", method="entropic", reg=reg, tolerance=1e-18, inner_iterations=10_000)
+    solution = solve(
+        problem, "gromov_wasserstein", method="entropic", reg=reg, tolerance=1e-18, inner_iterations=10_000
+    )
     assert solution.status is Status.CONVERGED
     T, A, B = solution.plan.numpy(), problem.A.numpy(), problem.B.numpy()
     gradient = A @ T @ B.T + A.T @ T @ B + problem.linear.numpy() / 6

@@ -290,7 +290,7 @@ def _sinkhorn(
     """The entropic plan S of the cost C, from the potential g on; returns whether its marginals are good to limit."""
     n, m = C.shape
     width = (m + PADDING - 1) // PADDING * PADDING
-    rows, columns = np.empty((2, n)), np.zeros((3, width))
+    rows, columns = np.empty((3, n)), np.zeros((3, width))
     K, totals = np.empty((n, width)), np.empty((2, m))
     return _solve(C, a, b, reg, limit, 0, last, f, g, K, S, rows, columns, totals, 1)[1]
 

@@ -32,6 +32,9 @@ LANES = 16  # rows of K are padded to a multiple of a vector's length
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+inlined = njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, forceinline=True
+)  # a call counts references to every array, which is long beside a small problem's iteration
 
 
 @compiled
@@ -58,7 +61,9 @@ def _fill(
     inverse = 1 / reg
     for i in range(first, last):
         u[i] = 1.0 if f[i] > -np.inf else 0.0
-        if K.itemsize == 4:
+        if u[i] == 0.0:  # no weight: any row with a positive sum will do, its scaling stays 0
+            K[i, :m] = 1.0
+        elif K.itemsize == 4:
             for j in range(m):
                 K[i, j] = exp32(np.float32((f[i] + g[j] - C[i, j]) * inverse))
         else:
@@ -71,7 +76,7 @@ def _fill(
             v[j] = 1.0 if g[j] > -np.inf else 0.0
 
 
-@summing
+@inlined
 def _scale_rows(
     K: Floats, a: Floats, v: Floats, new_u: Floats, sums: Floats, first: int, last: int
 ) -> None:  # pragma: no cover - compiled
@@ -134,29 +139,30 @@ def _stream_rows(
             sums[j] += s0 * K[i, j]
 
 
-@summing
+@inlined
 def _row_error(
     a: Floats, u: Floats, new_u: Floats, largest: float, first: int, last: int
 ) -> tuple[float, bool]:  # pragma: no cover - compiled
     """‖u∘(K v) − a‖₁ of the scalings before, from K v = a / new_u, and whether all new ones are in range."""
-    error, outside = 0.0, 0
-    high, low = a.dtype.type(largest), a.dtype.type(1 / largest)
+    one = a.dtype.type(1)
+    error, low, high = a.dtype.type(0), one, one
     for i in range(first, last):
-        inside = (new_u[i] > low) & (new_u[i] < high)
-        error += abs(u[i] / new_u[i] * a[i] - a[i]) if inside else a[i]
-        outside += (a[i] > 0) & ~inside
-    return error, outside == 0
+        scaling = new_u[i] if a[i] > 0 else one
+        error += abs(u[i] / scaling * a[i] - a[i])
+        low, high = smaller(scaling, low), -smaller(-scaling, -high)
+    return np.float64(error), (low > 1 / largest) & (high < largest)
 
 
-@compiled
+@inlined
 def _scale_columns(K: Floats, b: Floats, sums: Floats, new_v: Floats) -> bool:  # pragma: no cover - compiled
     """New column scalings from the column sums; returns whether all are in range."""
-    high, low = K.dtype.type(_largest(K)), K.dtype.type(1 / _largest(K))
-    outside = 0
+    one, largest = K.dtype.type(1), _largest(K)
+    low, high = one, one
     for j in range(len(b)):
-        new_v[j] = b[j] / sums[j] if b[j] > 0 else K.dtype.type(0)
-        outside += (b[j] > 0) & ~((new_v[j] > low) & (new_v[j] < high))
-    return outside == 0
+        scaling = b[j] / sums[j] if b[j] > 0 else one
+        low, high = smaller(scaling, low), -smaller(-scaling, -high)
+        new_v[j] = scaling if b[j] > 0 else K.dtype.type(0)
+    return (low > 1 / largest) & (high < largest)
 
 
 @compiled
@@ -235,8 +241,11 @@ def _driver(loop: Callable[..., Any], scale: Callable[..., None]) -> Any:
     ) -> tuple[int, bool]:  # pragma: no cover - compiled
         """Iterations ``start`` … ``stop`` from g; returns the iteration reached and whether it converged."""
         n = len(a)
-        u, new_u = rows[0], rows[1]
-        v, new_v, sums = columns[0], columns[1], columns[2:]
+        u, new_u, weights = rows[0], rows[1], rows[2]
+        height = len(K)  # n, or a few rows more that have no weight
+        weights[:n] = a
+        weights[n:] = 0.0
+        v, new_v, sums, all_sums = columns[0], columns[1], columns[2:], columns[2]
         largest = _largest(K)
         errors, safes = np.empty(blocks), np.empty(blocks, np.bool_)
         for block in loop(blocks):  # f so that every row of K has a one
@@ -246,20 +255,26 @@ def _driver(loop: Callable[..., Any], scale: Callable[..., None]) -> Any:
         iteration, converged = start, False
         while True:
             for block in loop(blocks):
-                scale(K, a, v, new_u, sums[block], block * n // blocks, (block + 1) * n // blocks)
+                scale(K, weights, v, new_u, sums[block], block * height // blocks, (block + 1) * height // blocks)
                 errors[block], safes[block] = _row_error(
                     a, u, new_u, largest, block * n // blocks, (block + 1) * n // blocks
                 )
             # The columns being exact, the error of the rows is that of the plan; before an iteration they are not.
-            converged = iteration > start and errors.sum() <= limit
+            error, safe = 0.0, True
+            for block in range(blocks):
+                error += errors[block]
+                safe = safe and safes[block]
+            converged = iteration > start and error <= limit
             if converged or iteration >= stop:
                 break
             iteration += 1
             for block in range(1, blocks):
-                sums[0] += sums[block]
-            if safes.all() and _scale_columns(K, b, sums[0], new_v[: len(b)]):
-                u[:] = new_u
-                v[:] = new_v
+                all_sums += sums[block]
+            if safe and _scale_columns(K, b, all_sums, new_v):
+                for i in range(n):
+                    u[i] = new_u[i]
+                for j in range(len(b)):
+                    v[j] = new_v[j]
                 continue
             # Out of range: this iteration is done again from the absorbed potentials, in the log domain.
             _absorb(reg, g, v)
@@ -307,10 +322,10 @@ def _solve_batch(
 ) -> None:  # pragma: no cover - compiled
     """Small problems, side by side."""
     batch, n, m = C.shape
-    width = (m + LANES - 1) // LANES * LANES
+    height, width = (n + 3) // 4 * 4, (m + LANES - 1) // LANES * LANES
     for chunk in prange(chunks):
-        K, totals = np.empty((n, width), T.dtype), np.empty((2, m))
-        rows, columns = np.empty((2, n), T.dtype), np.zeros((3, width), T.dtype)
+        K, totals = np.ones((height, width), T.dtype), np.empty((2, m))
+        rows, columns = np.empty((3, height), T.dtype), np.zeros((3, width), T.dtype)
         for k in range(chunk * batch // chunks, (chunk + 1) * batch // chunks):
             if not converged[k] and iterations[k] < stop[k]:
                 iterations[k], converged[k] = _solve(
@@ -336,7 +351,7 @@ def _solve_one_by_one(
 ) -> None:  # pragma: no cover - compiled
     """Large problems, one after the other, each in blocks side by side; K becomes the plan in place."""
     batch, n, m = C.shape
-    rows, columns = np.empty((2, n), T.dtype), np.empty((2 + blocks, m), T.dtype)
+    rows, columns = np.empty((3, n), T.dtype), np.empty((2 + blocks, m), T.dtype)
     totals = np.empty((blocks + 1, m))
     for k in range(batch):
         if not converged[k] and iterations[k] < stop[k]:
