@@ -150,7 +150,7 @@ def _row_error(
         scaling = new_u[i] if a[i] > 0 else one
         error += abs(u[i] / scaling * a[i] - a[i])
         low, high = smaller(scaling, low), -smaller(-scaling, -high)
-    return np.float64(error), (low > 1 / largest) & (high < largest)
+    return np.float64(error), bool(low > 1 / largest and high < largest)
 
 
 @inlined
