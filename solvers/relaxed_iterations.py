@@ -22,7 +22,7 @@ from torch import Tensor
 from solvers.kernels.relaxed import relaxed_plans
 from solvers.partial import PartialTransportProblem
 from solvers.problems import PlanProblem
-from solvers.sinkhorn_iterations import ROUNDING, WORK, Iterated, safe_log
+from solvers.sinkhorn_iterations import ROUNDING, Iterated, safe_log, stretches
 from solvers.solver import Clock
 from solvers.unbalanced import UnbalancedTransportProblem
 
@@ -191,13 +191,8 @@ def relax_compiled(batch: RelaxedBatch, iterations: Tensor, tolerance: float, st
     iterations, converged = iterations.clone(), torch.zeros(len(C), dtype=torch.bool)
     given = [x.numpy() for x in (C, log_a, log_b, 1 / reg)]
     state = [x.numpy() for x in (U, V, T, log_p, iterations, converged)]
-    step = int(stop.max()) if len(C) and clock.time_limit is None else 1 + WORK // max(1, C.numel())
-    chunks = min(len(C), 8 * numba.get_num_threads())
-    done = 0
-    while done == 0 or not (bool((converged | (iterations >= stop)).all()) or clock.expired):
-        done += step
-        until = torch.minimum(stop, iterations + step).numpy()
-        limit = ROUNDING * tolerance
+    chunks, limit = min(len(C), 8 * numba.get_num_threads()), ROUNDING * tolerance
+    for until in stretches(C.numel(), iterations, converged, stop, clock):
         relaxed_plans(*given, is_priced(held), scaled.numpy(), limit, until, *state, chunks)
     return _finished(T, eps * U, eps * V, iterations, converged, log_p.exp(), tolerance, held)
 

@@ -142,6 +142,8 @@ class Sinkhorn(Solver):
             none = type(batch)(*(x.detach()[:0] for x in batch))
             count = torch.zeros(0, dtype=torch.int64)
             _scaled(none, count, self.tolerance, count, Clock(None))
+            if self.newton and isinstance(none, Batch):
+                newton_compiled(none, count, self.tolerance, count, Clock(None))
         return batch
 
     def _reg_and_start(self, problem: PlanProblem) -> tuple[Tensor, Tensor]:

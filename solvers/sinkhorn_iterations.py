@@ -6,11 +6,13 @@ of the mass, and the number of iterations at which each problem stops (B,).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from solvers.kernels.sinkhorn import sinkhorn_plans
@@ -49,15 +51,11 @@ def scale_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Ten
     T = torch.from_numpy(np.empty(C.shape, C.numpy().dtype))  # NumPy asks for large pages where torch does not
     iterations = iterations.clone()
     converged = torch.zeros(len(C), dtype=torch.bool)
-    limit = ROUNDING * tolerance * a.sum(-1, dtype=torch.float64)
-    done = 0
-    step = int(stop.max()) if len(C) and clock.time_limit is None else 1 + WORK // max(1, C.numel())
+    limit = error_limit(a, tolerance)
     C_, a_, b_, reg_, limit_ = (x.numpy() for x in (C, a, b, reg, limit))
     f_, g_, T_, iterations_, converged_ = (x.numpy() for x in (f, g, T, iterations, converged))
-    while done == 0 or not (bool((converged | (iterations >= stop)).all()) or clock.expired):
-        done += step
-        until = torch.minimum(stop, iterations + step).numpy()
-        threads = numba.get_num_threads()
+    threads = numba.get_num_threads()
+    for until in stretches(C.numel(), iterations, converged, stop, clock):
         sinkhorn_plans(C_, a_, b_, reg_, limit_, until, f_, g_, T_, iterations_, converged_, threads)
     return Iterated(T, f, g, iterations, converged)
 
@@ -65,7 +63,7 @@ def scale_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Ten
 def scale_on_gpu(batch: Batch, iterations: Tensor, tolerance: float, stop: Tensor, clock: Clock) -> Iterated:
     """Row and column scalings by Triton's kernels, without a graph; potentials in float64."""
     C, a, b, reg, g = (x.detach() for x in batch)
-    limit = ROUNDING * tolerance * a.sum(-1, dtype=torch.float64)
+    limit = error_limit(a, tolerance)
     expired = None if clock.time_limit is None else lambda: clock.expired
     f, g, done, converged, T = sinkhorn_cuda(C, a, b, reg, limit, stop - iterations, g, expired)
     return Iterated(T, f, g, iterations + done, converged)
@@ -83,15 +81,12 @@ def newton_compiled(batch: Batch, iterations: Tensor, tolerance: float, stop: Te
     C = C.contiguous()
     a, b, g = (x.to(torch.float64, copy=True).contiguous() for x in (a, b, g))
     f, T, iterations = torch.zeros_like(a), torch.empty_like(C), iterations.cpu().clone()
-    converged, limit = torch.zeros(len(C), dtype=torch.bool), ROUNDING * tolerance * a.sum(-1)
-    steps = int(stop.max()) if len(C) and clock.time_limit is None else 1 + WORK // max(1, C.numel() * C.shape[-1])
-    chunks, first = min(len(C), 8 * numba.get_num_threads()), True
+    converged, limit = torch.zeros(len(C), dtype=torch.bool), error_limit(a, tolerance)
+    chunks = min(len(C), 8 * numba.get_num_threads())
     C_, a_, b_, reg_, limit_ = (x.numpy() for x in (C, a, b, reg.contiguous(), limit))
     f_, g_, T_, iterations_, converged_ = (x.numpy() for x in (f, g, T, iterations, converged))
-    while first or not (bool((converged | (iterations >= stop.cpu())).all()) or clock.expired):
-        until = torch.minimum(stop.cpu(), iterations + steps).numpy()
+    for until in stretches(C.numel() * C.shape[-1], iterations, converged, stop.cpu(), clock):
         newton_plans(C_, a_, b_, reg_, limit_, until, f_, g_, T_, iterations_, converged_, chunks)
-        first = False
     if turned:
         T, f, g = T.mT.contiguous(), g, f
     return Iterated(*(x.to(home) for x in (T, f, g, iterations, converged)))
@@ -106,7 +101,7 @@ def scale_in_log_domain(batch: Batch, iterations: Tensor, tolerance: float, stop
     C, a, b, reg, g = batch
     reg = reg.to(C.dtype).unsqueeze(-1)
     M, log_a, log_b = -C / reg.unsqueeze(-1), safe_log(a), safe_log(b)
-    limit = ROUNDING * tolerance * a.detach().sum(-1, dtype=torch.float64)
+    limit = error_limit(a.detach(), tolerance)
     v = g.to(C.dtype) / reg
     u = torch.where(a > 0, torch.zeros_like(a), log_a)
     iterations, converged = iterations.clone(), torch.zeros(len(C), dtype=torch.bool, device=C.device)
@@ -136,6 +131,26 @@ def scale_in_log_domain(batch: Batch, iterations: Tensor, tolerance: float, stop
         first = False
     T = torch.exp(u.unsqueeze(-1) + v.unsqueeze(-2) + M)
     return Iterated(T, reg * u, reg * v, iterations, converged)
+
+
+def stretches(
+    work: int, iterations: Tensor, converged: Tensor, stop: Tensor, clock: Clock
+) -> Iterator[NDArray[np.int64]]:
+    """The iteration (B,) at which each problem is to stop next, until all are done or time is up; at least one.
+
+    A compiled loop brings ``iterations`` and ``converged`` up to date in between. ``work`` is that of one iteration of
+    the whole batch, in cost entries. Without a time limit there is one stretch.
+    """
+    step = int(stop.max()) if len(stop) and clock.time_limit is None else 1 + WORK // max(1, work)
+    while True:
+        yield torch.minimum(stop, iterations + step).numpy()
+        if bool((converged | (iterations >= stop)).all()) or clock.expired:
+            return
+
+
+def error_limit(a: Tensor, tolerance: float) -> Tensor:
+    """The row error (B,), float64, at which an iteration stops for a marginal error of ``tolerance`` of the mass."""
+    return ROUNDING * tolerance * a.sum(-1, dtype=torch.float64)
 
 
 def safe_log(weights: Tensor) -> Tensor:
