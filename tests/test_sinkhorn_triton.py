@@ -248,7 +248,9 @@ def benchmark():
 def test_the_benchmark_compares_what_solves_the_same(interpreter):
     table, text = interpreter.submit(compare).result()
     fixed, judged = table[table["task"] == "10"], table[table["task"] == "to 1e-2"]
-    assert (fixed["status"] == "ok").all()
+    peers_absent = fixed["status"].str.contains("is not installed")  # GeomLoss is an extra
+    assert set(fixed["solver"][peers_absent]) <= {"geomloss"}
+    assert (fixed["status"][~peers_absent] == "ok").all()
     assert set(judged["solver"][judged["status"] != "ok"]) == {"geomloss"}, "it has no stopping rule"
     assert judged["marginal_error"].max() < 2e-2
     first = fixed.iloc[0]

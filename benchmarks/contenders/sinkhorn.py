@@ -111,10 +111,11 @@ def _pot(cost: Any, a: Any, b: Any, reg: float, iterations: int, tolerance: floa
 # -------------------------------------------------------------------------------------------------------- GeomLoss
 
 
-def _geomloss(cost: Tensor, a: Tensor, b: Tensor, reg: float, iterations: int, tolerance: float | None) -> Tensor:
+def _geomloss(instance: Instance, reg: float, iterations: int, tolerance: float | None = None) -> Call:
     if tolerance is not None:
         raise NotImplementedError("it has no stopping rule: its schedule lowers ε from the range of C in equal ratios")
-    return common.peer("geomloss.ot").solve_batch(cost, a=a, b=b, reg=reg, max_iter=iterations).plan
+    solve, (cost, a, b) = common.peer("geomloss.ot").solve_batch, instance.tensors()
+    return lambda: solve(cost, a=a, b=b, reg=reg, max_iter=iterations).plan
 
 
 # --------------------------------------------------------------------------------------------------------- OTT-JAX
@@ -213,7 +214,7 @@ SOLVERS = {
     "pot_stabilized": Contender(_on_numpy(_pot, method="sinkhorn_stabilized"), "POT", "stabilised"),
     "ott_log": Contender(partial(_ott, lse=True), "ott-jax", log),
     "ott_scaling": Contender(partial(_ott, lse=False), "ott-jax", scaling, largest=SLOW),
-    "geomloss": Contender(_on_torch(_geomloss), "geomloss", log, BOTH),
+    "geomloss": Contender(_geomloss, "geomloss", log, BOTH),
     "torch_log": Contender(_on_torch(_log_loop), "torch", log, BOTH),
     "torch_scaling": Contender(_on_torch(_scaling_loop), "torch", scaling, BOTH),
 }
