@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.kernels.sinkhorn_gradient import DAMPING, implicit_gradients
+from solvers.kernels.schur import DAMPING
+from solvers.kernels.sinkhorn_gradient import implicit_gradients
 from solvers.sinkhorn_iterations import Iterated
 from solvers.solver import threads_of_torch
 
@@ -50,9 +51,12 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 def _compiled(T: Tensor, W: Tensor, p: Tensor, q: Tensor, reg: Tensor, to_reg: bool) -> Gradients:
     """∂L/∂C, x, y and ∂L/∂ε of small problems on the CPU, one thread a problem."""
+    if T.shape[-2] < T.shape[-1]:
+        grad_C, y, x, grad_reg = _compiled(T.mT.contiguous(), W.mT, q, p, reg, to_reg)
+        return grad_C.mT, x, y, grad_reg
     grad_C, x, y = torch.empty_like(T), torch.empty_like(p), torch.empty_like(q)
     grad_reg = torch.zeros_like(reg) if to_reg else reg.new_zeros(0)
-    given = (T, W.contiguous(), p.clone(), q.clone(), reg.detach(), grad_C, x, y, grad_reg)
+    given = (T, W.contiguous(), p.contiguous(), q.contiguous(), reg.detach(), grad_C, x, y, grad_reg)
     chunks = min(len(T), 8 * torch.get_num_threads())
     with threads_of_torch():
         implicit_gradients(*(t.numpy() for t in given), chunks)

@@ -185,8 +185,8 @@ class Solver(ABC):
         value = facts.value
         if problem.requires_grad or x.requires_grad:
             potentials = answer.potentials if self.exact else None
-            if potentials is not None and type(problem) is TransportProblem:
-                value = _Optimum.apply(problem.cost, problem.a, problem.b, x, *potentials, value)
+            if type(problem) is TransportProblem:
+                value = _Value.apply(problem.cost, problem.a, problem.b, x, *(potentials or (None, None)), value)
             else:
                 value = problem.objective(x)
                 if potentials is not None and isinstance(problem, PlanProblem):
@@ -273,20 +273,34 @@ def _envelope(problem: PlanProblem, potentials: tuple[Tensor, Tensor]) -> Tensor
     return dual - dual.detach()
 
 
-class _Optimum(torch.autograd.Function):
-    """The optimal value as a function of a transport problem: ∂V/∂C = T, ∂V/∂a = f, ∂V/∂b = g (see ``_envelope``)."""
+class _Value(torch.autograd.Function):
+    """⟨C, T⟩, which the referee has computed, as a function of C and T: ∂V/∂C = T, ∂V/∂T = C.
+
+    With the potentials of an optimal T also as the optimal value of a and b, ∂V/∂a = f and ∂V/∂b = g (see
+    ``_envelope``).
+    """
 
     @staticmethod
-    def forward(ctx: Any, C: Tensor, a: Tensor, b: Tensor, T: Tensor, f: Tensor, g: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(T, f, g)
+    def forward(
+        ctx: Any, C: Tensor, a: Tensor, b: Tensor, T: Tensor, f: Tensor | None, g: Tensor | None, value: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(C, T, f, g)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-        T, f, g = ctx.saved_tensors
+        C, T, f, g = ctx.saved_tensors
         d = d.to(T.dtype)
-        dC = d[..., None, None] * T if ctx.needs_input_grad[0] else None
-        return dC, d[..., None] * f, d[..., None] * g, None, None, None, None
+        to_C, to_a, to_b, to_T, *_ = ctx.needs_input_grad
+        return (
+            d[..., None, None] * T if to_C else None,
+            d[..., None] * f if to_a and f is not None else None,
+            d[..., None] * g if to_b and g is not None else None,
+            d[..., None, None] * C if to_T else None,
+            None,
+            None,
+            None,
+        )
 
 
 def _moved(solution: Solution, device: torch.device) -> Solution:

@@ -15,8 +15,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.assignment import LANES, shortest_augmenting_path
-from solvers.kernels.sinkhorn import LANES as PADDING
-from solvers.kernels.sinkhorn import _solve
+from solvers.kernels.sinkhorn import solve_in_cache, space_for
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -283,18 +282,6 @@ def conditional_gradient(
                 )
 
 
-@njit(**ENTRY)
-def _sinkhorn(
-    C: Doubles, a: Doubles, b: Doubles, reg: float, limit: float, last: int, f: Doubles, g: Doubles, S: Doubles
-) -> bool:  # pragma: no cover - compiled
-    """The entropic plan S of the cost C, from the potential g on; returns whether its marginals are good to limit."""
-    n, m = C.shape
-    width = (m + PADDING - 1) // PADDING * PADDING
-    rows, columns = np.empty((3, n)), np.zeros((3, width))
-    K, totals = np.empty((n, width)), np.empty((2, m))
-    return _solve(C, a, b, reg, limit, 0, last, f, g, K, S, rows, columns, totals, 1)[1]
-
-
 @njit(**FAST)
 def _distance(T: Doubles, S: Doubles) -> float:  # pragma: no cover - compiled
     """‖S − T‖₁."""
@@ -337,13 +324,13 @@ def _projected_gradient(
     inner: int,
 ) -> tuple[int, int]:  # pragma: no cover - compiled
     """Iterations ``first`` … ``last`` of one problem; see projected_gradient."""
-    state = begin(A, B, L, T, T.shape[1], 1)
+    state, space = begin(A, B, L, T, T.shape[1], 1), space_for(T)
     distance = a.sum()
     for iteration in range(first, last):
         if not gradient(state):
             return iteration, NON_FINITE
         target = INNER_SHARE * max(distance, limit)
-        reached = _sinkhorn(state.G, a, b, reg, target, inner, f, g, state.X)
+        reached = solve_in_cache(state.G, a, b, reg, target, 0, inner, f, g, state.X, space)[1]
         distance = _distance(T, state.X)
         if not distance < np.inf:
             return iteration, NON_FINITE

@@ -9,95 +9,80 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from solvers.kernels.schur import LANES, compiled, factor, padded, schur, substitute
+from solvers.kernels.vectors import (
+    aligned_zeros,
+    constant,
+    load,
+    load_doubles,
+    multiply_add,
+    store,
+    store_doubles,
+    total,
+)
+
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
-DAMPING = 1e-14
-"""Nearly decoupled plans (small ε) leave directions without curvature: they are damped at rounding level."""
 
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-
-
-@summing
-def schur(P: Doubles, inverse_r: Doubles, c: Doubles, S: Doubles) -> None:  # pragma: no cover - compiled
-    """Lower half of diag(c) − Pᵀ diag(1/r) P + c cᵀ/Σc, whose last term fixes the constant; damped."""
-    n, m = P.shape
-    total, largest = c.sum(), c.max()
-    for j in range(m):
-        share = c[j] / total
-        for k in range(j + 1):
-            S[j, k] = share * c[k]
-        S[j, j] += c[j] + DAMPING * largest if c[j] > 0 else 1.0
-    fours = n // 4 * 4
-    for i in range(0, fours, 4):
-        w0, w1, w2, w3 = inverse_r[i], inverse_r[i + 1], inverse_r[i + 2], inverse_r[i + 3]
-        for j in range(m):
-            t0, t1, t2, t3 = w0 * P[i, j], w1 * P[i + 1, j], w2 * P[i + 2, j], w3 * P[i + 3, j]
-            for k in range(j + 1):
-                S[j, k] -= (t0 * P[i, k] + t1 * P[i + 1, k]) + (t2 * P[i + 2, k] + t3 * P[i + 3, k])
-    for i in range(fours, n):
-        for j in range(m):
-            t0 = inverse_r[i] * P[i, j]
-            for k in range(j + 1):
-                S[j, k] -= t0 * P[i, k]
-
-
-@summing
-def factor(S: Doubles, column: Doubles) -> None:  # pragma: no cover - compiled
-    """Cholesky's lower factor in place of the lower half of S."""
-    m = len(S)
-    for k in range(m):
-        # A pivot lost to rounding is a direction without curvature: nothing moves along it.
-        pivot = np.sqrt(S[k, k]) if S[k, k] > 0 else np.inf
-        S[k, k] = pivot
-        for j in range(k + 1, m):
-            S[j, k] /= pivot
-            column[j] = S[j, k]
-        for j in range(k + 1, m):
-            weight = column[j]
-            for i in range(k + 1, j + 1):
-                S[j, i] -= weight * column[i]
-
-
-@summing
-def substitute(L: Doubles, y: Doubles) -> None:  # pragma: no cover - compiled
-    """L Lᵀ y = y, in place."""
-    m = len(L)
-    for j in range(m):
-        total = y[j]
-        for k in range(j):
-            total -= L[j, k] * y[k]
-        y[j] = total / L[j, j]
-    for j in range(m - 1, -1, -1):
-        y[j] /= L[j, j]
-        for k in range(j):
-            y[k] -= L[j, k] * y[j]
-
-
-@summing
-def _solve(
-    P: Doubles, p: Doubles, q: Doubles, r: Doubles, c: Doubles, x: Doubles, y: Doubles, S: Doubles, space: Doubles
+@compiled
+def _load(
+    T: Floats, W: Floats, eps: float, P: Doubles, Q: Doubles, r: Doubles, c: Doubles, p: Doubles, q: Doubles
 ) -> None:  # pragma: no cover - compiled
-    """(x, y) with r∘x + P y = p and Pᵀ x + c∘y = q, for the row sums r and column sums c of P (n ≥ m)."""
-    n, m = P.shape
+    """P = T and Q = W∘T/ε, their row sums in r and added to p (n,), their column sums added to c and q (width,)."""
+    n, m = T.shape
+    width, scale, whole = P.shape[1], 1 / eps, m // LANES * LANES
     for i in range(n):
-        x[i] = 1 / r[i] if r[i] > 0 else 0.0
-    schur(P, x, c, S)
-    # Only what the system can reach is asked for: Σp = Σq.
-    excess = (q.sum() - p.sum()) / c.sum()
-    for j in range(m):
-        y[j] = q[j] - excess * c[j]
+        sums_P, sums_Q = constant(0.0), constant(0.0)
+        for j in range(whole, m):
+            P[i, j] = T[i, j]
+            Q[i, j] = np.float64(W[i, j]) * np.float64(T[i, j]) * scale
+        for j in range(0, width, LANES):
+            k = i * width + j
+            if j < whole:
+                t = load_doubles(T, i * m + j)
+                store(P, k, t)
+                store(Q, k, load_doubles(W, i * m + j) * t * constant(scale))
+            s, t = load(P, k), load(Q, k)
+            sums_P, sums_Q = sums_P + s, sums_Q + t
+            store(c, j, load(c, j) + s)
+            store(q, j, load(q, j) + t)
+        r[i] = total(sums_P)
+        p[i] += total(sums_Q)
+
+
+@compiled
+def _eliminated(P: Doubles, x: Doubles, y: Doubles) -> None:  # pragma: no cover - compiled
+    """y − Pᵀ x in place of y (width,)."""
+    n, width = P.shape
     for i in range(n):
-        weight = p[i] * x[i]
-        for j in range(m):
-            y[j] -= weight * P[i, j]
-    factor(S, space)
-    substitute(S, y)
+        weight = constant(-x[i])
+        for v in range(0, width, LANES):
+            store(y, v, multiply_add(weight, load(P, i * width + v), load(y, v)))
+
+
+@compiled
+def _substituted(P: Doubles, inverse_r: Doubles, y: Doubles, x: Doubles) -> None:  # pragma: no cover - compiled
+    """x − P y/r in place of x (n,)."""
+    n, width = P.shape
     for i in range(n):
-        total = p[i]
-        for j in range(m):
-            total -= P[i, j] * y[j]
-        x[i] *= total
+        sums = constant(0.0)
+        for v in range(0, width, LANES):
+            sums = multiply_add(load(P, i * width + v), load(y, v), sums)
+        x[i] -= inverse_r[i] * total(sums)
+
+
+@compiled
+def _write(P: Doubles, Q: Doubles, x: Doubles, y: Doubles, gradient: Floats) -> None:  # pragma: no cover - compiled
+    """P∘(x_i + y_j) − Q."""
+    n, m = gradient.shape
+    width, whole = P.shape[1], m // LANES * LANES
+    for i in range(n):
+        for j in range(0, whole, LANES):
+            k = i * width + j
+            store_doubles(gradient, i * m + j, load(P, k) * (constant(x[i]) + load(y, j)) - load(Q, k))
+        for j in range(whole, m):
+            gradient[i, j] = P[i, j] * (x[i] + y[j]) - Q[i, j]
 
 
 @njit(cache=True, parallel=True, nogil=True, error_model="numpy")
@@ -113,48 +98,40 @@ def implicit_gradients(
     reg_gradient: Doubles,
     chunks: int,
 ) -> None:  # pragma: no cover - compiled
-    """∂L/∂C (B, n, m), (x, y) = (∂L/∂a, ∂L/∂b)/ε and ∂L/∂ε (B,) from plans T and W = ∂L/∂T (B, n, m).
+    """∂L/∂C (B, n, m), (x, y) = (∂L/∂a, ∂L/∂b)/ε and ∂L/∂ε (B,) from plans T and W = ∂L/∂T (B, n, m), n ≥ m.
 
-    p = ∂L/∂f (B, n) and q = ∂L/∂g (B, m) are overwritten. The mathematics stands in ``solvers.sinkhorn_gradient``.
+    p = ∂L/∂f (B, n) and q = ∂L/∂g (B, m). The mathematics stands in ``solvers.sinkhorn_gradient``; ``reg_gradient`` is
+    left alone where it is empty.
     """
     batch, n, m = T.shape
-    small, large = min(n, m), max(n, m)
+    width = padded(m)
     for chunk in prange(chunks):
-        P, S, space = np.empty((large, small)), np.empty((small, small)), np.empty(small)
-        r, c = np.empty(n), np.empty(m)
+        P = aligned_zeros(n * width, np.float64).reshape(n, width)
+        Q = aligned_zeros(n * width, np.float64).reshape(n, width)
+        S = aligned_zeros(width * width, np.float64).reshape(width, width)
+        r, moved, inverse_r = np.empty(n), np.empty(n), np.empty(n)
+        c, right = aligned_zeros(2 * width, np.float64).reshape(2, width)
         for b in range(chunk * batch // chunks, (chunk + 1) * batch // chunks):
-            eps = reg[b]
-            c[:] = 0.0
+            moved[:], c[:], right[:m], right[m:] = p[b], 0.0, q[b], 0.0
+            _load(T[b], W[b], reg[b], P, Q, r, c, moved, right)
+            # Only what the system can reach is asked for: Σ moved = Σ right.
+            excess = (right.sum() - moved.sum()) / c.sum()
             for i in range(n):
-                total, moved = 0.0, 0.0
-                for j in range(m):
-                    t = np.float64(T[b, i, j])
-                    wt = W[b, i, j] * t / eps
-                    total += t
-                    moved += wt
-                    c[j] += t
-                    q[b, j] += wt
-                r[i] = total
-                p[b, i] += moved
-            if n >= m:
-                for i in range(n):
-                    for j in range(m):
-                        P[i, j] = T[b, i, j]
-                _solve(P, p[b], q[b], r, c, x[b], y[b], S, space)
-            else:
-                for i in range(n):
-                    for j in range(m):
-                        P[j, i] = T[b, i, j]
-                _solve(P, q[b], p[b], c, r, y[b], x[b], S, space)
-            slope = 0.0
-            for i in range(n):
-                for j in range(m):
-                    t = np.float64(T[b, i, j])
-                    change = t * (x[b, i] + y[b, j] - W[b, i, j] / eps)
-                    gradient[b, i, j] = change
+                inverse_r[i] = 1 / r[i] if r[i] > 0 else 0.0
+                x[b, i] = moved[i] * inverse_r[i]
+            for j in range(m):
+                right[j] -= excess * c[j]
+            schur(P, inverse_r, c[:m], S)
+            _eliminated(P, x[b], right)
+            factor(S, m)
+            substitute(S, right[:m])
+            _substituted(P, inverse_r, right, x[b])
+            y[b] = right[:m]
+            _write(P, Q, x[b], right, gradient[b])
             if reg_gradient.size > 0:
+                slope = 0.0
                 for i in range(n):
                     for j in range(m):
-                        if T[b, i, j] > 0:
-                            slope += np.log(np.float64(T[b, i, j])) * np.float64(gradient[b, i, j])
+                        if P[i, j] > 0:
+                            slope += np.log(P[i, j]) * np.float64(gradient[b, i, j])
                 reg_gradient[b] = slope

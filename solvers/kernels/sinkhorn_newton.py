@@ -12,8 +12,9 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.exponential import exp64
-from solvers.kernels.sinkhorn import compiled, row_lowest, summing
-from solvers.kernels.sinkhorn_gradient import factor, schur, substitute
+from solvers.kernels.potentials import compiled, row_lowest, summing
+from solvers.kernels.schur import factor, padded, schur, substitute
+from solvers.kernels.vectors import aligned_zeros
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -75,7 +76,7 @@ def _newton(
     The plan P belongs to f and g at the end whatever happened.
     """
     n, m = C.shape
-    c, y, space, trial = columns[0], columns[1], columns[2], columns[3]
+    c, y, trial = columns[0], columns[1], columns[2]
     for i in range(n):
         inverse_a[i] = 1 / a[i] if a[i] > 0 else 0.0
     iteration, value = start, 0.0
@@ -94,7 +95,7 @@ def _newton(
         schur(P, inverse_a, c, S)
         for j in range(m):
             y[j] = b[j] - c[j]
-        factor(S, space)
+        factor(S, m)
         substitute(S, y)
         furthest, centre, count = 0.0, 0.0, 0
         for j in range(m):
@@ -158,12 +159,14 @@ def newton_plans(
     (B, n, m) share one dtype, all else is float64 or an integer as in ``sinkhorn_plans``.
     """
     batch, n, m = C.shape
+    width = padded(m)
     for chunk in prange(chunks):
-        P, S = np.empty((n, m)), np.empty((m, m))
-        inverse_a, columns = np.empty(n), np.empty((4, m))
+        P = aligned_zeros(n * width, np.float64).reshape(n, width)
+        S = aligned_zeros(width * width, np.float64).reshape(width, width)
+        inverse_a, columns = np.empty(n), np.empty((3, m))
         for k in range(chunk * batch // chunks, (chunk + 1) * batch // chunks):
             if not converged[k]:
                 iterations[k], converged[k] = _newton(
                     C[k], a[k], b[k], reg[k], limit[k], iterations[k], stop[k], f[k], g[k], P, S, inverse_a, columns
                 )
-                T[k] = P
+                T[k] = P[:, :m]
