@@ -48,7 +48,7 @@ from solvers.kernels.vectors import (
     where_positive,
 )
 
-LARGE = 1 << 18  # entries from which a problem is worth splitting into blocks of rows
+LARGE = 1 << 19  # bytes of a cost matrix from which its kernel, twice, is no longer in cache
 RUN = 16  # entries of a row whose loop is unrolled
 
 inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
@@ -285,7 +285,7 @@ def sinkhorn_plans(
     are float64, stop (B,) int64. Updated in place: g (−∞ where b is 0), f, T, iterations (B,), converged (B,).
     """
     batch, n, m = C.shape
-    if n * m < LARGE:
+    if n * m * C.itemsize < LARGE:
         chunks = min(batch, 8 * threads if threads > 1 else 1)
         _solve_side_by_side(C, a, b, reg, limit, stop, f, g, T, iterations, converged, chunks)
     else:

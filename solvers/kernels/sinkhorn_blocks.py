@@ -27,7 +27,7 @@ from solvers.kernels.potentials import (
     summing,
 )
 
-BLOCK = 1 << 16  # entries of a block
+BLOCK, BLOCKS = 1 << 14, 32  # least entries of a block, and the most blocks: their column sums pass through memory
 
 
 @compiled
@@ -212,7 +212,7 @@ def solve_in_blocks(
 ) -> None:  # pragma: no cover - compiled
     """``sinkhorn_plans`` of large problems, one after the other; K becomes the plan in place."""
     batch, n, m = C.shape
-    blocks = max(1, min(n // 4, n * m // BLOCK))
+    blocks = max(1, min(n // 4, n * m // BLOCK, BLOCKS))
     rows, columns = np.empty((2, n), T.dtype), np.empty((2 + blocks, m), T.dtype)
     totals = np.empty((blocks + 1, m))
     for k in range(batch):
