@@ -19,22 +19,23 @@ from solvers.kernels.assignment import shortest_augmenting_path
 from solvers.kernels.intrinsics import at, smaller
 from solvers.kernels.spanning_tree import (
     INNER,
+    LANES,
     Doubles,
     Integers,
     Nodes,
     Tree,
-    find,
     greedy_tree,
     lowest,
     pivot,
     refresh_potentials,
     thread_tree,
 )
+from solvers.kernels.vectors import aligned_zeros, constant, first_equal, least, load, spread
+from solvers.kernels.vectors import lowest as lowest_lane
 
-LANES = 8  # rows of the copied cost are padded to a multiple of this
 BAND = 4  # rows that are priced together
 SEGMENT = 1024  # columns that are priced together, at most
-BLOCK = 256  # entries priced for a pivot, at least
+BLOCK = 1024  # entries priced for a pivot, about, where a band within a segment has fewer
 BITS = 60  # of the total mass as an integer
 HUGE, SHRINK = 1e280, 2.0**-100  # costs beyond are shrunk
 SERIAL_WORK = 20_000  # entries of the batch below which threads cost more than they save
@@ -78,48 +79,64 @@ def padded(size: int, lanes: int) -> int:  # pragma: no cover - compiled
 
 @njit(**INNER)
 def _cheapest(
-    cost: Doubles, row: int, begin: int, end: int, price: Doubles, width: int
-) -> tuple[float, int, float]:  # pragma: no cover - compiled
-    """The least reduced cost in rows row…row + 3 and columns begin…end: itself, its row and the row's minimum."""
-    k0 = row * width
-    k1, k2, k3 = k0 + width, k0 + 2 * width, k0 + 3 * width
-    best0 = best1 = best2 = best3 = np.inf
-    for j in range(begin, end):
-        p = price[j]
-        best0 = smaller(cost[k0 + j] + p, best0)
-        best1 = smaller(cost[k1 + j] + p, best1)
-        best2 = smaller(cost[k2 + j] + p, best2)
-        best3 = smaller(cost[k3 + j] + p, best3)
-    reduced, best, chosen = best0 - price[width + row], best0, row
-    for k, x in ((1, best1), (2, best2), (3, best3)):
-        if x - price[width + row + k] < reduced:
-            reduced, best, chosen = x - price[width + row + k], x, row + k
-    return reduced, chosen, best
+    cost: Doubles, row: int, rows: int, begin: int, end: int, price: Doubles, width: int
+) -> float:  # pragma: no cover - compiled
+    """The least reduced cost in rows row…rows, a multiple of four, and columns begin…end."""
+    none = constant(np.inf)
+    best = none
+    for i in range(row, rows, BAND):
+        k0 = i * width
+        k1, k2, k3 = k0 + width, k0 + 2 * width, k0 + 3 * width
+        best0, best1, best2, best3 = none, none, none, none
+        for j in range(begin, end, LANES):
+            p = load(price, j)
+            best0 = least(load(cost, k0 + j) + p, best0)
+            best1 = least(load(cost, k1 + j) + p, best1)
+            best2 = least(load(cost, k2 + j) + p, best2)
+            best3 = least(load(cost, k3 + j) + p, best3)
+        k = width + i
+        best0, best1 = best0 - spread(price, k), best1 - spread(price, k + 1)
+        best2, best3 = best2 - spread(price, k + 2), best3 - spread(price, k + 3)
+        best = least(least(least(best0, best1), least(best2, best3)), best)
+    return lowest_lane(best)
+
+
+@njit(**INNER)
+def _locate(
+    cost: Doubles, row: int, rows: int, begin: int, end: int, price: Doubles, width: int, reduced: float
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Where that least reduced cost is: its row and column."""
+    wanted = constant(reduced)
+    for i in range(row, rows):
+        price_i = spread(price, width + i)
+        for j in range(begin, end, LANES):
+            lane = first_equal(load(cost, i * width + j) + load(price, j) - price_i, wanted)
+            if lane < LANES:
+                return i, j + lane
+    return -1, 0
 
 
 @njit(**INNER)
 def _search(tree: Tree, cost: Doubles, n: int, state: Integers) -> tuple[int, int]:  # pragma: no cover - compiled
-    """An entering arc, the best of as many units as BLOCK asks for; the row is −1 when no unit has any.
+    """An entering arc, the best of the first unit that has any; the row is −1 when none has.
 
-    A unit is a band of four rows within a segment of columns; the search starts at the first row and column in
-    ``state`` and leaves there where to go on.
+    A unit is at least a band of four rows within a segment of columns, and about BLOCK entries; the search starts at
+    the first row and column in ``state`` and leaves there where to go on.
     """
     width, row, first = tree.width, state[0], state[1]
-    units = (n + BAND - 1) // BAND * ((width + SEGMENT - 1) // SEGMENT)
-    enough = (BLOCK - 1) // (BAND * min(width, SEGMENT))
-    least, i, smallest, begin = 0.0, -1, 0.0, 0
-    for k in range(units):
-        reduced, chosen, best = _cheapest(cost, row, first, min(first + SEGMENT, width), tree.price, width)
-        if reduced < least:
-            least, i, smallest, begin = reduced, chosen, best, first
+    height = max(1, BLOCK // (BAND * min(width, SEGMENT))) * BAND
+    padded_n = (n + BAND - 1) // BAND * BAND
+    for _ in range((n + height - 1) // height * ((width + SEGMENT - 1) // SEGMENT)):
+        rows, end, begin, top = min(row + height, padded_n), min(first + SEGMENT, width), first, row
+        reduced = _cheapest(cost, row, rows, first, end, tree.price, width)
         first += SEGMENT
         if first >= width:
             first = 0
-            row = row + BAND if row + BAND < n else 0
-        if i >= 0 and k >= enough:
-            break
-    state[0], state[1] = row, first
-    return i, find(cost, i * width, tree.price, begin, min(begin + SEGMENT, width), smallest) if i >= 0 else 0
+            row = row + height if row + height < n else 0
+        if reduced < 0.0:
+            state[0], state[1] = row, first
+            return _locate(cost, top, rows, begin, end, tree.price, width, reduced)
+    return -1, 0
 
 
 @njit(**INNER)
@@ -366,12 +383,14 @@ class Transport:
         self.serial = batch == 1 or threads == 1 or C.size < SERIAL_WORK
         chunks = 1 if self.serial else min(batch, CHUNKS_PER_THREAD * threads)
         rows, width = padded(min(n, m), BAND), padded(max(n, m), LANES)
-        size = width + rows + 1
+        size = padded(width + rows + 1, LANES)
+        cost = aligned_zeros(chunks * rows * width, np.float64)
+        cost[:] = np.inf
         self.work = Work(
-            cost=np.full((chunks, rows * width), np.inf),
+            cost=cost.reshape(chunks, rows * width),
             nodes=np.empty((chunks, 6, size), np.int32),
             masses=np.empty((chunks, 4, size), np.int64),
-            reals=np.zeros((chunks, 3, size)),
+            reals=aligned_zeros(chunks * 3 * size, np.float64).reshape(chunks, 3, size),
             scale=np.empty((chunks, 3)),
             state=np.zeros((chunks, 6), np.int64),
         )

@@ -9,13 +9,24 @@ from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.intrinsics import at, smaller
+from solvers.kernels.vectors import (
+    BYTES,
+    constant,
+    least,
+    load,
+    load_doubles,
+    lowest,
+    multiply_add,
+    store,
+    total,
+)
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
 SERIAL_WORK = 2**19  # entries of the batch below which threads cost more than they save
 PART = 2**18  # entries of one problem from which on several threads share it
-STRIP = 2**11  # entries that are still in the nearest cache when they are read for the second time
+LANES = BYTES // 8
 
 ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -34,44 +45,6 @@ def c_transform(C: NDArray[np.floating], g: NDArray[np.float64]) -> NDArray[np.f
             smallest = smaller(C[b, i, j] - g[b, j], smallest)
         out[b, i] = smallest
     return out
-
-
-@njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
-def _inner_product(C: Floats, T: Floats, begin: int, end: int) -> float:  # pragma: no cover - compiled
-    """Σ C_k T_k over k = begin…end."""
-    total = 0.0
-    for k in range(begin, end):
-        total += np.float64(C[k]) * np.float64(T[k])
-    return total
-
-
-@njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
-def _add_row(T: Floats, start: int, m: int, columns: Doubles) -> float:  # pragma: no cover - compiled
-    """The sum of the row that starts at T[start], which is also added to columns (m,)."""
-    total = 0.0
-    for j in range(m):
-        mass = np.float64(T[start + j])
-        columns[j] += mass
-        total += mass
-    return total
-
-
-@njit(**INNER)
-def _least(T: Floats, begin: int, end: int) -> float:  # pragma: no cover - compiled
-    """The least T_k of k = begin…end, none of them NaN."""
-    least = np.inf
-    for k in range(begin, end):
-        least = smaller(np.float64(T[k]), least)
-    return least
-
-
-@njit(**INNER)
-def _least_difference(C: Floats, start: int, m: int, g: Doubles) -> float:  # pragma: no cover - compiled
-    """min_j C_j − g_j of the row that starts at C[start]."""
-    least = np.inf
-    for j in range(m):
-        least = smaller(np.float64(C[start + j]) - g[j], least)
-    return least
 
 
 @njit(**INNER)
@@ -105,16 +78,26 @@ def _survey_part(unit: int, to: _Survey) -> None:  # pragma: no cover - compiled
     """Read one part of one problem."""
     (_, n, m), parts = to.C.shape, to.values.shape[1]
     k = unit // parts
-    part, strip = unit - k * parts, max(1, STRIP // m)
+    part, whole = unit - k * parts, m // LANES * LANES
     C, T, g, columns = at(to.C, k * n * m), at(to.T, k * n * m), at(to.g, k * m), at(to.columns, unit * m)
-    last = (part + 1) * n // parts
-    for begin in range(part * n // parts, last, strip):
-        end = min(begin + strip, last)
-        to.values[k, part] += _inner_product(C, T, begin * m, end * m)
-        to.least[k, part] = min(to.least[k, part], _least(T, begin * m, end * m))
-        for i in range(begin, end):
-            to.errors[k, part] += abs(_add_row(T, i * m, m, columns) - to.a[k, i])
-            to.f[k, i] = _least_difference(C, i * m, m, g)
+    zero, none = constant(0.0), constant(np.inf)
+    values, leasts, value, least_mass = zero, none, 0.0, np.inf
+    for i in range(part * n // parts, (part + 1) * n // parts):
+        masses, differences, mass, difference = zero, none, 0.0, np.inf
+        for j in range(0, whole, LANES):
+            c, t = load_doubles(C, i * m + j), load_doubles(T, i * m + j)
+            values, masses, leasts = multiply_add(c, t, values), masses + t, least(t, leasts)
+            differences = least(c - load(g, j), differences)
+            store(columns, j, load(columns, j) + t)
+        for j in range(whole, m):
+            c_ij, t_ij = np.float64(C[i * m + j]), np.float64(T[i * m + j])
+            value, mass, least_mass = value + c_ij * t_ij, mass + t_ij, smaller(t_ij, least_mass)
+            difference = smaller(c_ij - g[j], difference)
+            columns[j] += t_ij
+        to.errors[k, part] += abs(total(masses) + mass - to.a[k, i])
+        to.f[k, i] = smaller(lowest(differences), difference)
+    to.values[k, part] = total(values) + value
+    to.least[k, part] = smaller(lowest(leasts), least_mass)
 
 
 @njit(**ENTRY)

@@ -20,12 +20,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from solvers.kernels.intrinsics import smaller
+from solvers.kernels.vectors import BYTES, constant, first_equal, least, load, store
+from solvers.kernels.vectors import lowest as lowest_lane
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Nodes = NDArray[np.int32]
 
+LANES = BYTES // 8  # of a vector; rows of the cost are a multiple of it long
 NOISE = 2.0**-46  # a reduced cost this small against the potentials is rounding
 
 INNER = {"nogil": True, "cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -49,42 +51,39 @@ class Tree(NamedTuple):
 @njit(**INNER)
 def lowest(cost: Doubles, start: int, shift: Doubles, width: int) -> float:  # pragma: no cover - compiled
     """Minimum of the row that starts at cost[start] plus shift (width,)."""
-    best = np.inf
-    for j in range(width):
-        best = smaller(cost[start + j] + shift[j], best)
-    return best
+    best = constant(np.inf)
+    for j in range(0, width, LANES):
+        best = least(load(cost, start + j) + load(shift, j), best)
+    return lowest_lane(best)
+
+
+@njit(**INNER)
+def find(cost: Doubles, start: int, shift: Doubles, width: int, target: float) -> int:  # pragma: no cover - compiled
+    """The first column with cost[start + j] + shift[j] == target, or width."""
+    wanted, found = constant(target), width
+    for j in range(width - LANES, -1, -LANES):  # to the end: where to stop is what a processor cannot foresee
+        lane = first_equal(load(cost, start + j) + load(shift, j), wanted)
+        found = j + lane if lane < LANES else found
+    return found
 
 
 @njit(**INNER)
 def _second_lowest(
-    cost: Doubles, start: int, shift: Doubles, width: int, least: float
+    cost: Doubles, start: int, shift: Doubles, width: int, smallest: float
 ) -> float:  # pragma: no cover - compiled
-    """The smallest but one entry of that row, where ``least`` is the smallest."""
-    best, ties = np.inf, 0
-    for j in range(width):
-        value = cost[start + j] + shift[j]
-        equal = value == least
-        ties += equal
-        best = smaller(np.inf if equal else value, best)
-    return least if ties > 1 else best
+    """The smallest but one entry of that row, where ``smallest`` is the smallest."""
+    j = find(cost, start, shift, width, smallest)
+    kept, shift[j] = shift[j], np.inf
+    second = lowest(cost, start, shift, width)
+    shift[j] = kept
+    return second
 
 
 @njit(**INNER)
 def _lower(best: Doubles, cost: Doubles, start: int, width: int) -> None:  # pragma: no cover - compiled
     """Lower best (width,) to the row that starts at cost[start]."""
-    for j in range(width):
-        best[j] = smaller(cost[start + j], best[j])
-
-
-@njit(**INNER)
-def find(
-    cost: Doubles, start: int, shift: Doubles, begin: int, end: int, target: float
-) -> int:  # pragma: no cover - compiled
-    """The first column in begin…end with cost[start + j] + shift[j] == target, or end."""
-    for j in range(begin, end):
-        if cost[start + j] + shift[j] == target:
-            return j
-    return end
+    for j in range(0, width, LANES):
+        store(best, j, least(load(cost, start + j), load(best, j)))
 
 
 @njit(**INNER)
@@ -125,17 +124,17 @@ def greedy_tree(
         shift[j] = -shift[j] if left[j] > 0 else np.inf
     for k in range(rows):
         i = order[k]
-        least = lowest(cost, i * width, shift, width)
-        key[i] = _second_lowest(cost, i * width, shift, width, least) - least
+        smallest = lowest(cost, i * width, shift, width)
+        key[i] = _second_lowest(cost, i * width, shift, width, smallest) - smallest
     _sort(order, key, rows)
     nodes = 0
     for k in range(rows):
         start, x = order[k] * width, width + order[k]
         while True:
-            least = lowest(cost, start, shift, width)
-            if least == np.inf:  # the last row has closed the last column: it is the root
+            smallest = lowest(cost, start, shift, width)
+            if smallest == np.inf:  # the last row has closed the last column: it is the root
                 break
-            y = find(cost, start, shift, 0, width, least)
+            y = find(cost, start, shift, width, smallest)
             mass = min(left[x], left[y])
             row_ends = left[x] < left[y]
             left[x] -= mass

@@ -1,8 +1,8 @@
 """Short vectors of numbers as a type of compiled loops, for sums that LLVM does not vectorise well by itself.
 
 A ``Vector`` fills one register: as many lanes as the array it was loaded from has numbers in ``BYTES``. The compiler
-cuts it up where registers are narrower than that. Loads and stores take a C-contiguous array, flattened, and the index
-of their first number; they count no references and check no bounds.
+cuts it up where registers are narrower than that. Loads and stores take a C-contiguous array, flattened, or a pointer,
+and the index of their first number; they count no references and check no bounds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    pointer = isinstance(array_type, types.CPointer)
+    return builder.gep(array if pointer else context.make_array(array_type)(context, builder, array).data, [index])
 
 
 def _everywhere(builder: Any, number: Any, llvm: ir.VectorType) -> Any:
@@ -222,6 +223,18 @@ def _folded(fold: Callable[[Any, Any, Any], Any]) -> Any:
 total = _folded(lambda builder, x, y: builder.fadd(x, y))
 lowest = _folded(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", x, y), x, y))
 highest = _folded(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+
+
+@intrinsic
+def first_equal(typing_context: Any, x: Any, y: Any) -> Any:
+    """The first lane in which x and y are equal, or the number of lanes."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits, wide = ir.IntType(x.size), ir.IntType(64)
+        mask = builder.zext(builder.bitcast(builder.fcmp_ordered("==", *arguments), bits), wide)
+        return builder.cttz(builder.or_(mask, ir.Constant(wide, 1 << x.size)), ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(x, x), emit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
