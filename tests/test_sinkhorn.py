@@ -122,9 +122,10 @@ def test_the_compiled_iteration_is_the_log_domain_iteration(reg, n, m):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_large_problem_in_blocks_of_rows_is_the_same_iteration(dtype):
-    problem = make_problem(TransportProblem, 2, n=517, m=523, dtype=dtype)
-    assert 517 * 523 > LARGE
+@pytest.mark.parametrize(("n", "m"), [(517, 523), (3, 50_000), (50_000, 3)])
+def test_a_large_problem_in_blocks_of_rows_is_the_same_iteration(dtype, n, m):
+    problem = make_problem(TransportProblem, 2, n=n, m=m, dtype=dtype)
+    assert n * m * dtype.itemsize > LARGE
     given = batched(problem, 0.01)
     compiled, plain = (
         scale(*given, 1e-30, torch.tensor([3, 30]), Clock(None)) for scale in (scale_compiled, scale_in_log_domain)
