@@ -24,6 +24,7 @@ from benchmarks.contenders import Call, Contender
 from benchmarks.study.cases import TABLES, Case, instance
 
 PAUSE = 0.02  # seconds between two runs, in which the idle threads of the last one fall asleep
+FEWEST, PATIENCE = 3, 4.0  # runs of a call that has taken so many seconds in all
 SLACK = 1.5  # a tolerance is met within this factor: the rest is rounding, and the 2-norms some contenders stop on
 
 Row = dict[str, Any]
@@ -66,13 +67,15 @@ def _judged(case: Case, contender: Contender, row: Row) -> Call:
 
 
 def _interleaved(calls: dict[str, Call], repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Wall and CPU seconds of every call; each round starts with another one."""
+    """Wall and CPU seconds of every call; each round starts with another one. Slow calls sit out the last rounds."""
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in calls}
     names = list(calls)
     for k in range(repetitions):
         gc.collect()
         shift = k % max(1, len(names))
         for name in names[shift:] + names[:shift]:
+            if len(times[name][0]) >= FEWEST and sum(times[name][0]) > PATIENCE:
+                continue
             time.sleep(PAUSE)
             gc.disable()
             wall, cpu = time.perf_counter(), time.process_time()
