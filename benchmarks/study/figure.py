@@ -91,13 +91,13 @@ def _curves(table: pd.DataFrame) -> Figure:
 def _errors(
     panel: Axes, rows: pd.DataFrame, error: str, colours: dict[str, tuple[float, ...]], markers: dict[str, str]
 ) -> None:
-    """One curve a solver over its numbers of iterations; errors below 1e-16 are drawn there."""
+    """One curve a solver over its numbers of iterations; errors below 1e-16 or above 10 are drawn there."""
     for name, colour in colours.items():
         own = rows[(rows["solver"] == name) & rows["wall_median"].notna()].sort_values("iterations")
         ours = (own["library"] == "matchmark").any()
         panel.plot(
             own["wall_median"],
-            own[error].clip(lower=1e-16),
+            own[error].clip(1e-16, 10),
             marker=markers[name],
             markersize=4,
             color="black" if ours else colour,
