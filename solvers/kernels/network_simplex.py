@@ -30,7 +30,7 @@ from solvers.kernels.spanning_tree import (
     refresh_potentials,
     thread_tree,
 )
-from solvers.kernels.vectors import aligned_zeros, constant, first_equal, least, load, spread
+from solvers.kernels.vectors import aligned_zeros, constant, first_equal, least, load, padded, spread
 from solvers.kernels.vectors import lowest as lowest_lane
 
 BAND = 4  # rows that are priced together
@@ -69,12 +69,6 @@ class Work(NamedTuple):
     reals: Doubles  # (chunks, 3, nodes): potentials, prices, and scratch
     scale: Doubles  # (chunks, 3): a unit of mass is the product of the first two, one of cost is the third
     state: Integers  # (chunks, 6): where to search, row and column; pivots since fresh; all; problem; its nodes
-
-
-@njit(**ENTRY)
-def padded(size: int, lanes: int) -> int:  # pragma: no cover - compiled
-    """The multiple of ``lanes`` from ``size`` on."""
-    return (size + lanes - 1) // lanes * lanes
 
 
 @njit(**INNER)
@@ -125,7 +119,7 @@ def _search(tree: Tree, cost: Doubles, n: int, state: Integers) -> tuple[int, in
     """
     width, row, first = tree.width, state[0], state[1]
     height = max(1, BLOCK // (BAND * min(width, SEGMENT))) * BAND
-    padded_n = (n + BAND - 1) // BAND * BAND
+    padded_n = padded(n, BAND)
     for _ in range((n + height - 1) // height * ((width + SEGMENT - 1) // SEGMENT)):
         rows, end, begin, top = min(row + height, padded_n), min(first + SEGMENT, width), first, row
         reduced = _cheapest(cost, row, rows, first, end, tree.price, width)

@@ -22,12 +22,6 @@ summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc",
 
 
 @compiled
-def padded(m: int) -> int:  # pragma: no cover - compiled
-    """The width for m columns."""
-    return (m + LANES - 1) // LANES * LANES
-
-
-@compiled
 def _four_columns(P: Doubles, weights: Doubles, S: Doubles, j: int, k: int) -> None:  # pragma: no cover - compiled
     """Rows j … j + 3 of −Pᵀ diag(weights) P, from column k on, a vector's length."""
     width, zero = P.shape[1], constant(0.0)

@@ -42,6 +42,7 @@ from solvers.kernels.vectors import (
     load,
     lowest,
     multiply_add,
+    padded,
     spread,
     store,
     total,
@@ -69,7 +70,7 @@ def space_for(C: Floats) -> Space:  # pragma: no cover - compiled
     """The space for problems of the shape and dtype of C (n, m)."""
     lanes = BYTES // C.itemsize
     n, m = C.shape
-    height, width = (n + lanes - 1) // lanes * lanes, (m + lanes - 1) // lanes * lanes
+    height, width = padded(n, lanes), padded(m, lanes)
     return Space(
         aligned_zeros(height * width, C.dtype).reshape(height, width),
         aligned_zeros(width * height, C.dtype).reshape(width, height),

@@ -9,13 +9,14 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from solvers.kernels.schur import LANES, compiled, factor, padded, schur, substitute
+from solvers.kernels.schur import LANES, compiled, factor, schur, substitute
 from solvers.kernels.vectors import (
     aligned_zeros,
     constant,
     load,
     load_doubles,
     multiply_add,
+    padded,
     store,
     store_doubles,
     total,
@@ -104,7 +105,7 @@ def implicit_gradients(
     left alone where it is empty.
     """
     batch, n, m = T.shape
-    width = padded(m)
+    width = padded(m, LANES)
     for chunk in prange(chunks):
         P = aligned_zeros(n * width, np.float64).reshape(n, width)
         Q = aligned_zeros(n * width, np.float64).reshape(n, width)

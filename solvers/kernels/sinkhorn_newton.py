@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from solvers.kernels.exponential import exp64
 from solvers.kernels.potentials import compiled, row_lowest, summing
-from solvers.kernels.schur import factor, padded, schur, substitute
-from solvers.kernels.vectors import aligned_zeros
+from solvers.kernels.schur import LANES, factor, schur, substitute
+from solvers.kernels.vectors import aligned_zeros, padded
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -159,7 +159,7 @@ def newton_plans(
     (B, n, m) share one dtype, all else is float64 or an integer as in ``sinkhorn_plans``.
     """
     batch, n, m = C.shape
-    width = padded(m)
+    width = padded(m, LANES)
     for chunk in prange(chunks):
         P = aligned_zeros(n * width, np.float64).reshape(n, width)
         S = aligned_zeros(width * width, np.float64).reshape(width, width)

@@ -238,6 +238,12 @@ def first_equal(typing_context: Any, x: Any, y: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def padded(size: int, lanes: int) -> int:  # pragma: no cover - compiled
+    """The multiple of ``lanes`` from ``size`` on."""
+    return (size + lanes - 1) // lanes * lanes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def aligned_zeros(count: int, dtype: Any) -> Any:  # pragma: no cover - compiled
     """``count`` zeros that begin where a cache line does."""
     x = np.zeros(count + ALIGNMENT // 4, dtype)
