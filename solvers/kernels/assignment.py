@@ -23,6 +23,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, inner, parallel
 from solvers.kernels.intrinsics import at, smaller
 
 Doubles = NDArray[np.float64]
@@ -33,9 +34,6 @@ IN_PLACE = 32  # from this many columns on, float64 problems are not copied
 SWEEPS, STEPS = 2, 2  # of the augmenting row reduction: at most, and steps per free row in each
 SERIAL_WORK = 50_000  # entries of the batch below which threads cost more than they save
 CHUNKS_PER_THREAD = 4
-
-ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @intrinsic
@@ -49,7 +47,7 @@ def _double_at(typing_context: Any, array: Any, index: Any) -> Any:
     return types.CPointer(types.float64)(array, types.intp), emit
 
 
-@numba.njit(**INNER)
+@inner
 def _minimum(cost: Doubles, row: int, v: Doubles, m: int) -> float:  # pragma: no cover - compiled
     """Minimum of the row (m,) that starts at cost[row] less v (m,)."""
     best = np.inf
@@ -58,7 +56,7 @@ def _minimum(cost: Doubles, row: int, v: Doubles, m: int) -> float:  # pragma: n
     return best
 
 
-@numba.njit(**INNER)
+@inner
 def _two_minima(
     cost: Doubles, row: int, v: Doubles, m: int, key: Integers, reduced: Doubles
 ) -> tuple[float, float, int]:  # pragma: no cover - compiled
@@ -77,7 +75,7 @@ def _two_minima(
     return first, first if ties > 1 else second, found - m if found >= m else found
 
 
-@numba.njit(**INNER)
+@inner
 def _lower_columns(
     cost: Doubles, row: int, m: int, i: int, lowest: Doubles, argument: Integers
 ) -> None:  # pragma: no cover - compiled
@@ -89,7 +87,7 @@ def _lower_columns(
         lowest[j] = smaller(new, old)
 
 
-@numba.njit(**INNER)
+@inner
 def _relax_row(
     cost: Doubles, row: int, v: Doubles, m: int, offset: float, i: int, distance: Doubles, parent: Integers
 ) -> float:  # pragma: no cover - compiled
@@ -105,7 +103,7 @@ def _relax_row(
     return best
 
 
-@numba.njit(**INNER)
+@inner
 def _find(values: Doubles, m: int, target: float, key: Integers) -> int:  # pragma: no cover - compiled
     """Column with the smallest key (m,) among the entries of values (m,) equal to target."""
     found = 2 * m - 1
@@ -114,7 +112,7 @@ def _find(values: Doubles, m: int, target: float, key: Integers) -> int:  # prag
     return found - m if found >= m else found
 
 
-@numba.njit(**INNER)
+@inner
 def _reduce_columns(
     cost: Doubles,
     n: int,
@@ -149,7 +147,7 @@ def _reduce_columns(
             v[row_to_col[i]] -= second - first
 
 
-@numba.njit(**INNER)
+@inner
 def _sort(order: Integers, values: Doubles, n: int, sign: float) -> None:  # pragma: no cover - compiled
     """Sort order (n,) by sign * values, stably, by insertion: a few hundred steps at the sizes that matter."""
     for k in range(n):
@@ -160,7 +158,7 @@ def _sort(order: Integers, values: Doubles, n: int, sign: float) -> None:  # pra
             h -= 1
 
 
-@numba.njit(**INNER)
+@inner
 def _is_rank_one(cost: Doubles, n: int, m: int, x: Doubles, y: Doubles) -> bool:  # pragma: no cover - compiled
     """Whether the square cost is x y^T to rounding; x (n,) and y (n,) are filled where it is.
 
@@ -184,7 +182,7 @@ def _is_rank_one(cost: Doubles, n: int, m: int, x: Doubles, y: Doubles) -> bool:
     return True
 
 
-@numba.njit(**INNER)
+@inner
 def _match_sorted(
     cost: Doubles,
     n: int,
@@ -218,7 +216,7 @@ def _match_sorted(
             key[j] = j + m
 
 
-@numba.njit(**INNER)
+@inner
 def _reduce_rows(
     cost: Doubles,
     n: int,
@@ -266,7 +264,7 @@ def _reduce_rows(
     return n_free
 
 
-@numba.njit(**INNER)
+@inner
 def _augment(
     cost: Doubles,
     n: int,
@@ -313,7 +311,7 @@ def _augment(
         j, row_to_col[i] = row_to_col[i], j
 
 
-@numba.njit(**INNER)
+@inner
 def _solve(
     cost: Doubles,
     n: int,
@@ -354,7 +352,7 @@ def _solve(
         u[i] = _minimum(cost, i * m, v, m)
 
 
-@numba.njit(**INNER)
+@inner
 def shortest_augmenting_path(
     cost: Doubles,
     square: bool,
@@ -379,7 +377,7 @@ def shortest_augmenting_path(
     )  # fmt: skip
 
 
-@numba.njit(**INNER)
+@inner
 def _load(source: NDArray, n: int, m: int, matrix: Doubles, width: int) -> None:  # pragma: no cover - compiled
     """Copy the problem source (n, m), transposed where n > m, to matrix (min(n, m), width)."""
     if n <= m:
@@ -392,7 +390,7 @@ def _load(source: NDArray, n: int, m: int, matrix: Doubles, width: int) -> None:
                 matrix[j * width + i] = source[i * m + j]
 
 
-@numba.njit(**INNER)
+@inner
 def _solve_with(
     cost: NDArray,
     begin: int,
@@ -429,7 +427,7 @@ def _solve_with(
                 permutation[b, i] = match[i]
 
 
-@numba.njit(**INNER)
+@inner
 def _solve_range(
     cost: NDArray, begin: int, end: int, permutation: Integers, u: Doubles, v: Doubles
 ) -> None:  # pragma: no cover - compiled
@@ -445,13 +443,13 @@ def _solve_range(
     )  # fmt: skip
 
 
-@numba.njit(**ENTRY)
+@compiled
 def _solve_serial(cost: NDArray, permutation: Integers, u: Doubles, v: Doubles) -> None:  # pragma: no cover - compiled
     """Solve every problem of cost (batch, n, m) on the calling thread."""
     _solve_range(cost, np.int64(0), np.int64(cost.shape[0]), permutation, u, v)
 
 
-@numba.njit(parallel=True, **ENTRY)
+@parallel
 def _solve_parallel(
     cost: NDArray, permutation: Integers, u: Doubles, v: Doubles, chunks: int
 ) -> None:  # pragma: no cover - compiled

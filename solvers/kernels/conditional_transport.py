@@ -10,9 +10,10 @@ a block have the dtype of the matrices, sums over blocks are float64.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.navigators import (
     COSINE,
     GIVEN,
@@ -21,13 +22,11 @@ from solvers.kernels.navigators import (
     LEAST,
     SQEUCLIDEAN,
     bonus,
-    compiled,
     costs,
     fill,
     nearness,
     raise_tops,
     reach,
-    summing,
     widen,
 )
 
@@ -282,7 +281,7 @@ def _one_gradient(
             own_y += part_y
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def transport_costs(
     forms: tuple[int, int],
     S: Floats,
@@ -313,7 +312,7 @@ def transport_costs(
             )
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def transport_gradients(
     forms: tuple[int, int],
     S: Floats,

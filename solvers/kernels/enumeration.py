@@ -7,11 +7,13 @@ objective and O(n) for the quadratic one, and no term is ever subtracted again: 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import parallel
 
-@njit(cache=True, parallel=True, nogil=True)
+
+@parallel
 def enumerate_assignments(
     cost: NDArray[np.float64], first: int, best: NDArray[np.float64], best_p: NDArray[np.int64]
 ) -> None:  # pragma: no cover - compiled
@@ -46,7 +48,7 @@ def enumerate_assignments(
                 i -= 1
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@parallel
 def enumerate_permutations(
     A: NDArray[np.float64],
     B: NDArray[np.float64],

@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from solvers.kernels.assignment import LANES, shortest_augmenting_path
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.sinkhorn import solve_in_cache, space_for
 
 Doubles = NDArray[np.float64]
@@ -23,9 +24,6 @@ Integers = NDArray[np.int64]
 RUNNING, CONVERGED, NON_FINITE = 0, 1, 2
 ATOMS = 32  # vertices remembered; when they are all in use the plan itself becomes the new start
 INNER_SHARE = 0.1  # the marginals of a step are good to this share of the last one's length: looser ones lead elsewhere
-
-ENTRY = {"cache": True, "nogil": True, "error_model": "numpy"}
-FAST = {**ENTRY, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 class Descent(NamedTuple):
@@ -54,7 +52,7 @@ class Descent(NamedTuple):
     HX: Doubles
 
 
-@njit(**ENTRY)
+@compiled
 def begin(
     A: Doubles, B: Doubles, L: Doubles, T: Doubles, width: int, entries: int
 ) -> Descent:  # pragma: no cover - compiled
@@ -82,7 +80,7 @@ def begin(
     return state
 
 
-@njit(**ENTRY)
+@compiled
 def _curvature(state: Descent, X: Doubles, out: Doubles) -> None:  # pragma: no cover - compiled
     """H(X) of a dense X (n, m)."""
     n = len(X)
@@ -91,7 +89,7 @@ def _curvature(state: Descent, X: Doubles, out: Doubles) -> None:  # pragma: no 
     np.dot(state.left, state.stacked, out)
 
 
-@njit(**ENTRY)
+@compiled
 def _curvature_of_vertex(state: Descent, v: int) -> None:  # pragma: no cover - compiled
     """H(X) of vertex ``v``, into state.HX: the first product only adds up rows."""
     n, m = state.T.shape
@@ -104,7 +102,7 @@ def _curvature_of_vertex(state: Descent, v: int) -> None:  # pragma: no cover - 
     np.dot(state.left, state.stacked, state.HX)
 
 
-@njit(**FAST)
+@summing
 def _inner(X: Doubles, Y: Doubles) -> float:  # pragma: no cover - compiled
     """⟨X, Y⟩ of X (n, m) and the first m columns of Y."""
     total = 0.0
@@ -114,7 +112,7 @@ def _inner(X: Doubles, Y: Doubles) -> float:  # pragma: no cover - compiled
     return total
 
 
-@njit(**ENTRY)
+@compiled
 def _inner_with_vertex(state: Descent, v: int) -> float:  # pragma: no cover - compiled
     """⟨G, X⟩ of vertex ``v``."""
     total = 0.0
@@ -123,7 +121,7 @@ def _inner_with_vertex(state: Descent, v: int) -> float:  # pragma: no cover - c
     return total
 
 
-@njit(**ENTRY)
+@compiled
 def _start_here(state: Descent) -> None:  # pragma: no cover - compiled
     """T becomes the start, and the vertices it was made of are forgotten."""
     state.start[:] = state.T
@@ -132,7 +130,7 @@ def _start_here(state: Descent) -> None:  # pragma: no cover - compiled
     state.weights[0] = 1.0
 
 
-@njit(**FAST)
+@summing
 def gradient(state: Descent) -> bool:  # pragma: no cover - compiled
     """G = H(T) + L; returns whether it is finite."""
     n, m = state.T.shape
@@ -145,7 +143,7 @@ def gradient(state: Descent) -> bool:  # pragma: no cover - compiled
     return total < np.inf
 
 
-@njit(**FAST)
+@summing
 def _curvature_along(state: Descent) -> float:  # pragma: no cover - compiled
     """½ ⟨H(D), D⟩ for D = X − T."""
     total = 0.0
@@ -155,7 +153,7 @@ def _curvature_along(state: Descent) -> float:  # pragma: no cover - compiled
     return total / 2
 
 
-@njit(**ENTRY)
+@compiled
 def _move(state: Descent, step: float) -> None:  # pragma: no cover - compiled
     """T += step (X − T), H(T) likewise; a whole step lands on X exactly."""
     if step == 1.0:
@@ -169,7 +167,7 @@ def _move(state: Descent, step: float) -> None:  # pragma: no cover - compiled
             state.HT[i, j] += step * (state.HX[i, j] - state.HT[i, j])
 
 
-@njit(**ENTRY)
+@compiled
 def advance(state: Descent, limit: float) -> bool:  # pragma: no cover - compiled
     """One step of the conditional gradient method with away steps (Guélat and Marcotte, Math. Programming 35, 1986).
 
@@ -214,7 +212,7 @@ def advance(state: Descent, limit: float) -> bool:  # pragma: no cover - compile
     return False
 
 
-@njit(**ENTRY)
+@compiled
 def _forward_weights(state: Descent, step: float) -> None:  # pragma: no cover - compiled
     """T ← (1 − step) T + step S: S takes its old slot, or a free one, of which there always is one."""
     state.weights[:] *= 1.0 - step
@@ -233,7 +231,7 @@ def _forward_weights(state: Descent, step: float) -> None:  # pragma: no cover -
     state.weights[slot] += step
 
 
-@njit(**ENTRY)
+@compiled
 def _conditional_gradient(
     A: Doubles, B: Doubles, L: Doubles, mass: float, T: Doubles, limit: float, first: int, last: int
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -254,7 +252,7 @@ def _conditional_gradient(
     return last, RUNNING
 
 
-@njit(parallel=True, **ENTRY)
+@parallel
 def conditional_gradient(
     A: Doubles,
     B: Doubles,
@@ -282,7 +280,7 @@ def conditional_gradient(
                 )
 
 
-@njit(**FAST)
+@summing
 def _distance(T: Doubles, S: Doubles) -> float:  # pragma: no cover - compiled
     """‖S − T‖₁."""
     total = 0.0
@@ -292,7 +290,7 @@ def _distance(T: Doubles, S: Doubles) -> float:  # pragma: no cover - compiled
     return total
 
 
-@njit(**ENTRY)
+@compiled
 def _divergence(T: Doubles, S: Doubles) -> float:  # pragma: no cover - compiled
     """KL(T | S) = Σ T log(T/S) − T + S, by its series where T is close to S, so that it does not cancel."""
     total = 0.0
@@ -307,7 +305,7 @@ def _divergence(T: Doubles, S: Doubles) -> float:  # pragma: no cover - compiled
     return total
 
 
-@njit(**ENTRY)
+@compiled
 def _projected_gradient(
     A: Doubles,
     B: Doubles,
@@ -344,7 +342,7 @@ def _projected_gradient(
     return last, RUNNING
 
 
-@njit(parallel=True, **ENTRY)
+@parallel
 def projected_gradient(
     A: Doubles,
     B: Doubles,

@@ -8,9 +8,10 @@ depends on the size of S alone, so that an answer does not depend on the number 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.exponential import exp32, exp64
 
 Floats = NDArray[np.floating]
@@ -19,9 +20,6 @@ Doubles = NDArray[np.float64]
 LANES = 64  # running maxima side by side, a few vectors long
 TILE = 2048  # terms summed in the working precision before they join a float64 sum
 GROUP = 8  # rows added to the column sums together, in one reading of these
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled
@@ -73,7 +71,7 @@ def _add(S: Floats, w: Floats, columns: Doubles) -> None:  # pragma: no cover - 
         )
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def scale_rows(
     S: Floats, v: Floats, a: Doubles, logarithms: Doubles, columns: Doubles
 ) -> None:  # pragma: no cover - compiled
@@ -113,7 +111,7 @@ def _judge(
     return value, total
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def judge_rows(
     S: Doubles,
     alpha: Doubles,

@@ -10,9 +10,9 @@ Short loops over few arrays are meant: longer ones are not vectorised, as too ma
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, summing
 from solvers.kernels.exponential import exp32, exp64
 
 Floats = NDArray[np.floating]
@@ -20,9 +20,6 @@ Floats = NDArray[np.floating]
 GIVEN, INNER, COSINE, SQEUCLIDEAN, EXPONENTIAL = range(5)  # what affinity and cost are made of
 LEAST, GREATEST = 1e-30, 1e10  # of the exponential cost
 REACH32, REACH64 = (60.0, 80.0, 40.0), (600.0, 700.0, 350.0)  # of ``reach``, in float32 and in float64
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled

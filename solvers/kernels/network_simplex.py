@@ -12,14 +12,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from solvers.kernels.assignment import shortest_augmenting_path
+from solvers.kernels.compiling import compiled, inner, parallel
 from solvers.kernels.intrinsics import at, smaller
 from solvers.kernels.spanning_tree import (
-    INNER,
-    LANES,
     Doubles,
     Integers,
     Nodes,
@@ -30,7 +29,7 @@ from solvers.kernels.spanning_tree import (
     refresh_potentials,
     thread_tree,
 )
-from solvers.kernels.vectors import aligned_zeros, constant, first_equal, least, load, padded, spread
+from solvers.kernels.vectors import LANES, aligned_zeros, constant, first_equal, least, load, padded, spread
 from solvers.kernels.vectors import lowest as lowest_lane
 
 BAND = 4  # rows that are priced together
@@ -43,8 +42,6 @@ CHUNKS_PER_THREAD = 4
 
 OPTIMAL, ITERATION_LIMIT, UNFINISHED, NOT_BEGUN = 0, 1, 2, 3
 UNLIMITED = 2**62
-
-ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class Batch(NamedTuple):
@@ -71,7 +68,7 @@ class Work(NamedTuple):
     state: Integers  # (chunks, 6): where to search, row and column; pivots since fresh; all; problem; its nodes
 
 
-@njit(**INNER)
+@inner
 def _cheapest(
     cost: Doubles, row: int, rows: int, begin: int, end: int, price: Doubles, width: int
 ) -> float:  # pragma: no cover - compiled
@@ -95,7 +92,7 @@ def _cheapest(
     return lowest_lane(best)
 
 
-@njit(**INNER)
+@inner
 def _locate(
     cost: Doubles, row: int, rows: int, begin: int, end: int, price: Doubles, width: int, reduced: float
 ) -> tuple[int, int]:  # pragma: no cover - compiled
@@ -110,7 +107,7 @@ def _locate(
     return -1, 0
 
 
-@njit(**INNER)
+@inner
 def _search(tree: Tree, cost: Doubles, n: int, state: Integers) -> tuple[int, int]:  # pragma: no cover - compiled
     """An entering arc, the best of the first unit that has any; the row is −1 when none has.
 
@@ -133,7 +130,7 @@ def _search(tree: Tree, cost: Doubles, n: int, state: Integers) -> tuple[int, in
     return -1, 0
 
 
-@njit(**INNER)
+@inner
 def _load(
     C: NDArray, a: NDArray, b: NDArray, n: int, m: int, tree: Tree, cost: Doubles, left: Integers, scale: Doubles
 ) -> None:  # pragma: no cover - compiled
@@ -192,7 +189,7 @@ def _load(
     left[largest] += surplus
 
 
-@njit(**INNER)
+@inner
 def _unload(
     tree: Tree, cost: Doubles, nodes: int, scale: Doubles, u: NDArray, v: NDArray
 ) -> None:  # pragma: no cover - compiled
@@ -206,7 +203,7 @@ def _unload(
             v[x] = -tree.potential[x] * scale[2]
 
 
-@njit(**INNER)
+@inner
 def _write_plan(
     tree: Tree, nodes: int, scale: Doubles, n: int, m: int, plan: NDArray
 ) -> None:  # pragma: no cover - compiled
@@ -218,7 +215,7 @@ def _write_plan(
         plan[row * m + column if n <= m else column * m + row] = tree.flow[x] * scale[0] * scale[1]
 
 
-@njit(**INNER)
+@inner
 def _close_massless(
     C: NDArray, a: NDArray, b: NDArray, n: int, m: int, f: NDArray, g: NDArray
 ) -> None:  # pragma: no cover - compiled
@@ -236,7 +233,7 @@ def _close_massless(
                 f[i] = min(f[i], C[i * m + j] - g[j])
 
 
-@njit(**INNER)
+@inner
 def _is_uniform(weights: NDArray, size: int) -> bool:  # pragma: no cover - compiled
     equal = 0
     for i in range(size):
@@ -244,7 +241,7 @@ def _is_uniform(weights: NDArray, size: int) -> bool:  # pragma: no cover - comp
     return equal == size
 
 
-@njit(**INNER)
+@inner
 def _optimise(
     tree: Tree, cost: Doubles, n: int, nodes: int, state: Integers, pivots: int
 ) -> bool:  # pragma: no cover - compiled
@@ -265,7 +262,7 @@ def _optimise(
     return False
 
 
-@njit(**INNER)
+@inner
 def _assign(
     chunk: int, width: int, work: Work, a: NDArray, plan: NDArray, f: NDArray, g: NDArray
 ) -> None:  # pragma: no cover - compiled
@@ -280,7 +277,7 @@ def _assign(
         g[i] = v[i] * work.scale[chunk, 2]
 
 
-@njit(**INNER)
+@inner
 def _run_chunk(chunk: int, problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with the problems of one chunk for about ``budget`` pivots."""
     C, a, b, plan, f, g, pivots, outcome = problems
@@ -336,14 +333,14 @@ def _run_chunk(chunk: int, problems: Batch, work: Work, limit: int, budget: int)
             state[5] = 0
 
 
-@njit(**ENTRY)
+@compiled
 def _run_serial(problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with every chunk, on the calling thread."""
     for chunk in range(len(work.cost)):
         _run_chunk(chunk, problems, work, limit, budget)
 
 
-@njit(parallel=True, **ENTRY)
+@parallel
 def _run_parallel(problems: Batch, work: Work, limit: int, budget: int) -> None:  # pragma: no cover - compiled
     """Go on with every chunk, over the threads."""
     for chunk in prange(len(work.cost)):

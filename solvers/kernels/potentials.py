@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, summing
 from solvers.kernels.exponential import exp64
 from solvers.kernels.intrinsics import smaller
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled

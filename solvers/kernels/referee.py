@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, inner, parallel
 from solvers.kernels.intrinsics import at, smaller
 from solvers.kernels.vectors import (
-    BYTES,
+    LANES,
     constant,
     least,
     load,
@@ -26,13 +27,9 @@ Doubles = NDArray[np.float64]
 
 SERIAL_WORK = 2**19  # entries of the batch below which threads cost more than they save
 PART = 2**18  # entries of one problem from which on several threads share it
-LANES = BYTES // 8
-
-ENTRY = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def c_transform(C: NDArray[np.floating], g: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """min_j C[b, i, j] − g[b, j], shape (B, n), of C (B, n, m) and g (B, m); no entry may be NaN."""
     batch, n, m = C.shape
@@ -47,7 +44,7 @@ def c_transform(C: NDArray[np.floating], g: NDArray[np.float64]) -> NDArray[np.f
     return out
 
 
-@njit(**INNER)
+@inner
 def _paired(weights: Floats, potential: Doubles, size: int) -> float:  # pragma: no cover - compiled
     """Σ w p with 0 · ±∞ = 0."""
     total = 0.0
@@ -73,7 +70,7 @@ class _Survey(NamedTuple):
     bounds: Doubles  # (B,)
 
 
-@njit(**INNER)
+@inner
 def _survey_part(unit: int, to: _Survey) -> None:  # pragma: no cover - compiled
     """Read one part of one problem."""
     (_, n, m), parts = to.C.shape, to.values.shape[1]
@@ -100,19 +97,19 @@ def _survey_part(unit: int, to: _Survey) -> None:  # pragma: no cover - compiled
     to.least[k, part] = smaller(lowest(leasts), least_mass)
 
 
-@njit(**ENTRY)
+@compiled
 def _survey_serial(to: _Survey) -> None:  # pragma: no cover - compiled
     for unit in range(to.values.size):
         _survey_part(unit, to)
 
 
-@njit(parallel=True, **ENTRY)
+@parallel
 def _survey_parallel(to: _Survey) -> None:  # pragma: no cover - compiled
     for unit in prange(to.values.size):
         _survey_part(np.int64(unit), to)
 
 
-@njit(**ENTRY)
+@compiled
 def _join_parts(to: _Survey) -> None:  # pragma: no cover - compiled
     """Collect what the parts of a problem have found in the first of them."""
     (batch, n, m), parts = to.C.shape, to.values.shape[1]
@@ -152,7 +149,7 @@ def survey(
     return to.values[:, 0], to.errors[:, 0], least[:, 0], to.f, to.bounds
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def are_matchings(p: NDArray[np.int64], m: int) -> NDArray[np.bool_]:  # pragma: no cover - compiled
     """Whether each row of p (B, n) matches min(n, m) members to distinct columns below m, the others to −1; (B,)."""
     batch, n = p.shape

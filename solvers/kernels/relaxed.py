@@ -9,9 +9,10 @@ is in float64 and in units of ε; problems of a batch run side by side.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.exponential import exp64
 
 Floats = NDArray[np.floating]
@@ -20,9 +21,6 @@ Integers = NDArray[np.int64]
 
 FAR = 200.0  # the largest |log| of a scaling
 TINY = 1e-200  # a sum below this has lost too many terms to underflow
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @summing
@@ -242,7 +240,7 @@ def _solve(
     return iteration, converged
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def relaxed_plans(
     C: Floats,
     log_a: Doubles,

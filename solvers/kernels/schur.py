@@ -6,19 +6,15 @@ Matrices have ``width`` columns, a multiple of a vector's lanes; those beyond th
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from solvers.kernels.vectors import BYTES, constant, load, multiply_add, spread, store
+from solvers.kernels.compiling import compiled, summing
+from solvers.kernels.vectors import LANES, constant, load, multiply_add, spread, store
 
 Doubles = NDArray[np.float64]
 
-LANES = BYTES // 8
 DAMPING = 1e-14
 """Nearly decoupled plans (small ε) leave directions without curvature: they are damped at rounding level."""
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled

@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, inlined, parallel
 from solvers.kernels.exponential import exp32, exp64
 from solvers.kernels.potentials import (
     Doubles,
@@ -25,7 +26,6 @@ from solvers.kernels.potentials import (
     absorb,
     column_lows,
     column_totals,
-    compiled,
     largest_scaling,
     log_rows,
     row_lowest,
@@ -51,8 +51,6 @@ from solvers.kernels.vectors import (
 
 LARGE = 1 << 19  # bytes of a cost matrix from which its kernel, twice, is no longer in cache
 RUN = 16  # entries of a row whose loop is unrolled
-
-inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
 class Space(NamedTuple):
@@ -237,7 +235,7 @@ def solve_in_cache(
     return iteration, converged
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def _solve_side_by_side(
     C: Floats,
     a: Floats,

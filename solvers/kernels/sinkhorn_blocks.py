@@ -8,9 +8,10 @@ as in ``kernels.sinkhorn``.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.exponential import exp32, exp64
 from solvers.kernels.intrinsics import smaller
 from solvers.kernels.potentials import (
@@ -20,11 +21,9 @@ from solvers.kernels.potentials import (
     absorb,
     column_lows,
     column_totals,
-    compiled,
     largest_scaling,
     log_rows,
     row_lowest,
-    summing,
 )
 
 BLOCK, BLOCKS = 1 << 14, 32  # least entries of a block, and the most blocks: their column sums pass through memory
@@ -121,7 +120,7 @@ def _plan(K: Floats, u: Floats, v: Floats, first: int, last: int) -> None:  # pr
             K[i, j] = u[i] * K[i, j] * v[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@parallel
 def _solve(
     C: Floats,
     a: Floats,

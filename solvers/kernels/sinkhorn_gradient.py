@@ -6,11 +6,13 @@ Each problem stays in cache from its plan to its gradient: marginals, Schur comp
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
-from solvers.kernels.schur import LANES, compiled, factor, schur, substitute
+from solvers.kernels.compiling import compiled, parallel
+from solvers.kernels.schur import factor, schur, substitute
 from solvers.kernels.vectors import (
+    LANES,
     aligned_zeros,
     constant,
     load,
@@ -86,7 +88,7 @@ def _write(P: Doubles, Q: Doubles, x: Doubles, y: Doubles, gradient: Floats) -> 
             gradient[i, j] = P[i, j] * (x[i] + y[j]) - Q[i, j]
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def implicit_gradients(
     T: Floats,
     W: Floats,

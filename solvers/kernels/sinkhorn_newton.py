@@ -8,13 +8,14 @@ optimal transport, 2017). A step solves S y = b − Tᵀ 1, moves g along ε y a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from solvers.kernels.compiling import compiled, parallel, summing
 from solvers.kernels.exponential import exp64
-from solvers.kernels.potentials import compiled, row_lowest, summing
-from solvers.kernels.schur import LANES, factor, schur, substitute
-from solvers.kernels.vectors import aligned_zeros, padded
+from solvers.kernels.potentials import row_lowest
+from solvers.kernels.schur import factor, schur, substitute
+from solvers.kernels.vectors import LANES, aligned_zeros, padded
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -138,7 +139,7 @@ def _newton(
             dual += b[j] * g[j] if b[j] > 0 else 0.0
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def newton_plans(
     C: Floats,
     a: Doubles,

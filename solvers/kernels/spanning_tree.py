@@ -17,26 +17,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from solvers.kernels.vectors import BYTES, constant, first_equal, least, load, store
+from solvers.kernels.compiling import inner
+from solvers.kernels.vectors import LANES, constant, first_equal, least, load, store
 from solvers.kernels.vectors import lowest as lowest_lane
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Nodes = NDArray[np.int32]
 
-LANES = BYTES // 8  # of a vector; rows of the cost are a multiple of it long
 NOISE = 2.0**-46  # a reduced cost this small against the potentials is rounding
-
-INNER = {"nogil": True, "cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 class Tree(NamedTuple):
     """A rooted spanning tree; each array is over the nodes."""
 
-    width: int  # of a row of the cost, and the node of the first row
+    width: int  # of a row of the cost, a multiple of LANES, and the node of the first row
     beyond: int  # the parent of the root, followed by the root in the ring
     parent: Nodes
     size: Nodes  # of the subtree
@@ -48,7 +45,7 @@ class Tree(NamedTuple):
     price: Doubles  # the potential, moved against entering by what may be rounding
 
 
-@njit(**INNER)
+@inner
 def lowest(cost: Doubles, start: int, shift: Doubles, width: int) -> float:  # pragma: no cover - compiled
     """Minimum of the row that starts at cost[start] plus shift (width,)."""
     best = constant(np.inf)
@@ -57,7 +54,7 @@ def lowest(cost: Doubles, start: int, shift: Doubles, width: int) -> float:  # p
     return lowest_lane(best)
 
 
-@njit(**INNER)
+@inner
 def find(cost: Doubles, start: int, shift: Doubles, width: int, target: float) -> int:  # pragma: no cover - compiled
     """The first column with cost[start + j] + shift[j] == target, or width."""
     wanted, found = constant(target), width
@@ -67,7 +64,7 @@ def find(cost: Doubles, start: int, shift: Doubles, width: int, target: float) -
     return found
 
 
-@njit(**INNER)
+@inner
 def _second_lowest(
     cost: Doubles, start: int, shift: Doubles, width: int, smallest: float
 ) -> float:  # pragma: no cover - compiled
@@ -79,14 +76,14 @@ def _second_lowest(
     return second
 
 
-@njit(**INNER)
+@inner
 def _lower(best: Doubles, cost: Doubles, start: int, width: int) -> None:  # pragma: no cover - compiled
     """Lower best (width,) to the row that starts at cost[start]."""
     for j in range(0, width, LANES):
         store(best, j, least(load(cost, start + j), load(best, j)))
 
 
-@njit(**INNER)
+@inner
 def _sort(order: Nodes, key: Doubles, n: int) -> None:  # pragma: no cover - compiled
     """Sort order (n,) by descending key, by Shell's method: in place, and fast where n is small."""
     gap = n // 2
@@ -100,7 +97,7 @@ def _sort(order: Nodes, key: Doubles, n: int) -> None:  # pragma: no cover - com
         gap = gap // 2 if gap < 5 else gap * 5 // 11
 
 
-@njit(**INNER)
+@inner
 def greedy_tree(
     tree: Tree, cost: Doubles, n: int, left: Integers, order: Nodes, key: Doubles
 ) -> int:  # pragma: no cover - compiled
@@ -154,7 +151,7 @@ def greedy_tree(
     return nodes + 1
 
 
-@njit(**INNER)
+@inner
 def thread_tree(tree: Tree, nodes: int, order: Nodes) -> None:  # pragma: no cover - compiled
     """Sizes and ring from the parents and ``before``, where the nodes stand in the order of their closing."""
     parent, closed, position, free = tree.parent, tree.before, tree.after, tree.last
@@ -179,7 +176,7 @@ def thread_tree(tree: Tree, nodes: int, order: Nodes) -> None:  # pragma: no cov
     tree.last[tree.beyond] = tree.beyond
 
 
-@njit(**INNER)
+@inner
 def _shift(tree: Tree, x: int, amount: float) -> None:  # pragma: no cover - compiled
     value = tree.potential[x] + amount
     noise = NOISE * abs(value)
@@ -187,7 +184,7 @@ def _shift(tree: Tree, x: int, amount: float) -> None:  # pragma: no cover - com
     tree.price[x] = value + (noise if x < tree.width else -noise)
 
 
-@njit(**INNER)
+@inner
 def refresh_potentials(tree: Tree, cost: Doubles, nodes: int) -> None:  # pragma: no cover - compiled
     """Potentials from the tree alone, without the rounding that the pivots have gathered; zero at the root."""
     x, width = tree.after[tree.beyond], tree.width
@@ -200,7 +197,7 @@ def refresh_potentials(tree: Tree, cost: Doubles, nodes: int) -> None:  # pragma
         _shift(tree, x, cost[(x - width) * width + p] if x >= width else -cost[(p - width) * width + x])
 
 
-@njit(**INNER)
+@inner
 def pivot(tree: Tree, i: int, j: int, reduced: float, nodes: int) -> None:  # pragma: no cover - compiled
     """Let the arc from row node i to column node j enter, whose reduced cost is negative.
 

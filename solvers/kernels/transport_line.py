@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
+
+from solvers.kernels.compiling import compiled, parallel
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _cost(gap: float, p: float) -> tuple[float, float]:  # pragma: no cover - compiled
     """|gap|^p and its derivative."""
     if p == 2.0:
@@ -22,7 +24,7 @@ def _cost(gap: float, p: float) -> tuple[float, float]:  # pragma: no cover - co
     return root * abs(gap), p * root * sign
 
 
-@njit(cache=True, parallel=True, nogil=True, error_model="numpy")
+@parallel
 def transport_line(
     x: Doubles, y: Doubles, a: Doubles, b: Doubles, rows: Integers, columns: Integers, p: float, slopes: bool
 ) -> tuple[Doubles, Integers, Integers, Doubles, Doubles, Doubles, Doubles, Doubles]:  # pragma: no cover - compiled

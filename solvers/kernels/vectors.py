@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from solvers.kernels.compiling import compiled
+
 BYTES = 64 if get_host_cpu_features().get("avx512f") else 32
+LANES = BYTES // 8  # numbers of eight bytes in a vector
 ALIGNMENT = 64  # bytes of a cache line, across which a load is slow
 
 
@@ -237,13 +240,13 @@ def first_equal(typing_context: Any, x: Any, y: Any) -> Any:
     return types.int64(x, x), emit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def padded(size: int, lanes: int) -> int:  # pragma: no cover - compiled
     """The multiple of ``lanes`` from ``size`` on."""
     return (size + lanes - 1) // lanes * lanes
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def aligned_zeros(count: int, dtype: Any) -> Any:  # pragma: no cover - compiled
     """``count`` zeros that begin where a cache line does."""
     x = np.zeros(count + ALIGNMENT // 4, dtype)
