@@ -26,6 +26,10 @@ BUILTIN = {
     "conditional_transport": "solvers.conditional_transport:ConditionalTransport",
     "jonker_volgenant": "solvers.jonker_volgenant:JonkerVolgenant",
     "gromov_wasserstein": "solvers.gromov_wasserstein:GromovWasserstein",
+    "hahn_grant": "solvers.hahn_grant:HahnGrant",
+    "branch_and_bound": "solvers.branch_and_bound:BranchAndBound",
+    "two_opt": "solvers.two_opt:TwoOpt",
+    "local_search": "solvers.local_search:LocalSearch",
     "brute_force": "solvers.brute_force:BruteForce",
 }
 DEFAULTS: dict[type, str] = {
@@ -33,7 +37,7 @@ DEFAULTS: dict[type, str] = {
     PartialTransportProblem: "emd",
     UnbalancedTransportProblem: "sinkhorn",
     AssignmentProblem: "jonker_volgenant",
-    QuadraticAssignmentProblem: "brute_force",
+    QuadraticAssignmentProblem: "branch_and_bound",
 }
 GROUP = "matchmark.solvers"
 

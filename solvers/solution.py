@@ -64,7 +64,8 @@ class Solution:
         lower_bound: no feasible solution is below it; recomputed in float64 by the referee from the dual potentials
             where there are any. None when the solver gives no bound.
         marginal_error: ‖T 1 − a‖₁ + ‖Tᵀ 1 − b‖₁, recomputed from the plan.
-        potentials: dual potentials (f, g), shapes ``(*batch, n)`` and ``(*batch, m)``.
+        potentials: dual potentials (f, g), shapes ``(*batch, n)`` and ``(*batch, m)``; of a quadratic assignment the
+            dual variables (U, V) of its level-1 RLT, ``(*batch, n, n, n)`` each (``kernels.dual_ascent``).
         iterations: of each problem, int64 ``(*batch,)``; what one iteration is, the solver says.
         status: the worst over the batch; ``statuses`` has one of each problem, in row-major order.
         message: what the status cannot say in general (a limit, a missing licence, …); may be empty.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import signal
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -30,11 +31,12 @@ from solvers.verify import Facts, InvalidSolution, check, recompute
 
 
 class Clock:
-    """Seconds since the run began, and whether the time limit has passed."""
+    """Seconds since the run began, and whether it is to end: the time limit has passed, or Ctrl-C was pressed."""
 
     def __init__(self, time_limit: float | None) -> None:
         self.start = time.perf_counter()
         self.time_limit = time_limit
+        self.interrupted = False
 
     @property
     def elapsed(self) -> float:
@@ -42,11 +44,31 @@ class Clock:
 
     @property
     def expired(self) -> bool:
-        return self.time_limit is not None and self.elapsed >= self.time_limit
+        return self.interrupted or (self.time_limit is not None and self.elapsed >= self.time_limit)
 
     @property
     def remaining(self) -> float:
-        return float("inf") if self.time_limit is None else self.time_limit - self.elapsed
+        if self.interrupted:
+            return 0.0
+        return float("inf") if self.time_limit is None else max(0.0, self.time_limit - self.elapsed)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C makes the clock expire, the second is raised as ever; on the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def expire(number: int, frame: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, expire)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @dataclass(kw_only=True)
@@ -90,6 +112,7 @@ class Solver(ABC):
     differentiable: ClassVar[tuple[str, ...]] = ()
     batched: ClassVar[bool] = False
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    anytime: ClassVar[bool] = False  # whether it holds an answer at any moment, which Ctrl-C makes it return
     max_size: ClassVar[int | None] = None
     reference: ClassVar[str] = ""
 
@@ -148,7 +171,10 @@ class Solver(ABC):
             prepared = self._prepare(problem)
             _synchronize(problem.device)
             clock = Clock(self.time_limit)
-            answer = self._run(problem, prepared, clock)
+            with clock.interruptible() if self.anytime else nullcontext():
+                answer = self._run(problem, prepared, clock)
+            if clock.interrupted:
+                answer.message = f"interrupted{answer.message and ': ' + answer.message}"
             _synchronize(problem.device)
             prepare_time, solve_time = clock.start - began, clock.elapsed
             x = answer.plan if isinstance(problem, PlanProblem) else answer.permutation

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.kernels.referee import c_transform, survey
+from solvers.integrality import round_up
+from solvers.kernels.assignment import solve_assignment
+from solvers.kernels.referee import c_transform, rlt_leaders, survey
 from solvers.lazy_plan import LazyPlan
 from solvers.point_clouds import PointCloudTransportProblem
 from solvers.problems import (
@@ -55,7 +58,8 @@ def recompute(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | N
     Whatever the potentials are, the c-transform f_i = min_j C_ij − g_j (Villani, Optimal Transport, 2009, ch. 5)
     makes them feasible, so the dual objective (Σ a f + Σ b g where both marginals are fixed) is a true lower bound. For
     a rectangular assignment the potential of the larger side is first cut to g ≤ 0, as the inequality constraints of
-    its unmatched members demand. Of a lazy plan all is computed in one reading of the cost.
+    its unmatched members demand. The dual variables of a quadratic assignment prove its leaders, and these a bound,
+    which integer costs round up. Of a lazy plan all is computed in one reading of the cost.
     """
     if isinstance(x, LazyPlan):
         assert isinstance(problem, PointCloudTransportProblem)
@@ -67,8 +71,12 @@ def recompute(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | N
     if type(problem) is TransportProblem and _is_plain(problem.cost, x):
         return _surveyed(problem, x, potentials)
     value = problem.objective(x)
+    if isinstance(problem, QuadraticAssignmentProblem):
+        bound = None if potentials is None else _rlt_bound(problem, *potentials)
+        return Facts(value, None, bound, None)
     error = problem.marginal_error(x) if isinstance(problem, PlanProblem) else None
-    if potentials is None or not isinstance(problem, PlanProblem | AssignmentProblem):
+    assert isinstance(problem, PlanProblem | AssignmentProblem)
+    if potentials is None:
         return Facts(value, error, None, None)
     f, g = transformed = _c_transform(problem, potentials)
     if isinstance(problem, PlanProblem):
@@ -123,6 +131,19 @@ def check(problem: Problem, solution: Solution, tol: float | None = None, facts:
         *_dual_faults(problem, solution, facts, scale, tol),
         *_bound_faults(problem, solution, facts, scale, usable, tol),
     ]
+
+
+def _rlt_bound(problem: QuadraticAssignmentProblem, U: Tensor, V: Tensor) -> Tensor:
+    """What any dual variables ``(*batch, n, n, n)`` of the level-1 RLT prove (``kernels.dual_ascent``)."""
+    batch = problem.batch_shape
+    bound = torch.empty(batch.numel(), dtype=torch.float64)
+    parts = (problem.A, problem.B, problem.linear, U, V)
+    flat = [np.ascontiguousarray(x.double().cpu().numpy()).reshape(-1, *x.shape[len(batch) :]) for x in parts]
+    for k in range(len(bound)):
+        leaders = rlt_leaders(*(x[k] for x in flat))
+        _, _, v = solve_assignment(leaders[None])
+        bound[k] = (leaders - v).min(-1).sum() + v.sum()  # whatever v is, these potentials are feasible
+    return round_up(problem, bound.reshape(batch).to(problem.device) + problem.constant)
 
 
 def _is_plain(C: Tensor, x: Tensor) -> bool:
@@ -245,14 +266,15 @@ def _shape_faults(problem: Problem, x: Tensor | LazyPlan | None, solution: Solut
     else:
         assert isinstance(problem, QuadraticAssignmentProblem)
         n = m = problem.A.shape[-1]
+    dual = ((*batch, n, n, n),) * 2 if isinstance(problem, QuadraticAssignmentProblem) else ((*batch, n), (*batch, m))
     expected = (*batch, n, m) if isinstance(problem, PlanProblem) else (*batch, n)
     wanted: list[tuple[str, Tensor | LazyPlan | None, tuple[int, ...]]] = [
         ("the plan" if isinstance(problem, PlanProblem) else "the permutation", x, expected),
         ("the value", solution.value, tuple(batch)),
         ("the lower bound", solution.lower_bound, tuple(batch)),
         ("the marginal error", solution.marginal_error, tuple(batch)),
-        ("the first potential", solution.potentials and solution.potentials[0], (*batch, n)),
-        ("the second potential", solution.potentials and solution.potentials[1], (*batch, m)),
+        ("the first potential", solution.potentials and solution.potentials[0], dual[0]),
+        ("the second potential", solution.potentials and solution.potentials[1], dual[1]),
     ]
     faults = [
         f"{name} has shape {tuple(t.shape)} instead of {shape}"

@@ -140,7 +140,7 @@ def test_bad_options_are_refused_in_one_sentence(run, tmp_path):
         ),
         ({"cost": RNG.random((4, 4))}, ("--solver", "jonker_volgenant"), "jonker_volgenant"),
         ({"cost": RNG.random((4, 4))}, ("--problem", "assignment", "--time-limit", "10"), "jonker_volgenant"),
-        ({"A": RNG.random((4, 4)), "B": RNG.random((4, 4)), "constant": 2.0}, (), "brute_force"),
+        ({"A": RNG.random((4, 4)), "B": RNG.random((4, 4)), "constant": 2.0}, (), "branch_and_bound"),
     ],
 )
 def test_a_problem_in_a_file_is_solved_into_a_file(run, tmp_path, arrays, options, solver):

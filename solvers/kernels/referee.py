@@ -167,3 +167,33 @@ def are_matchings(p: NDArray[np.int64], m: int) -> NDArray[np.bool_]:  # pragma:
                 matched += 1
         out[b] = good and matched == min(n, m)
     return out
+
+
+@parallel
+def rlt_leaders(
+    A: Doubles, B: Doubles, linear: Doubles, U: Doubles, V: Doubles
+) -> Doubles:  # pragma: no cover - compiled
+    """Leaders λ (n, n) that the dual variables U_ij,k = U[k, i, j], V_ij,l = V[l, i, j] of the RLT dual prove.
+
+    See ``kernels.dual_ascent``. Where a residual is negative, half of each pair's deficit is charged to either of its
+    choices, row by row: for every permutation the objective is at least the sum of its leaders.
+    """
+    n = len(A)
+    leaders = np.empty((n, n))
+    for i in prange(n):
+        for j in range(n):
+            total = linear[i, j] + A[i, i] * B[j, j]
+            for k in range(n):
+                total += (U[k, i, j] if k != i else 0.0) + (V[k, i, j] if k != j else 0.0)
+            for k in range(n):
+                if k == i:
+                    continue
+                low = 0.0
+                for l in range(n):
+                    if l != j:
+                        residual = A[i, k] * B[j, l] + A[k, i] * B[l, j]
+                        residual -= (U[k, i, j] + V[l, i, j]) + (U[i, k, l] + V[j, k, l])
+                        low = smaller(residual, low)
+                total += 0.5 * low
+            leaders[i, j] = total
+    return leaders

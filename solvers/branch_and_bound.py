@@ -1,0 +1,303 @@
+"""Branch and bound: quadratic assignments solved to proven optimality on the bounds of the level-1 RLT dual."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solvers.dual_bound import Matrices, spread
+from solvers.integrality import round_up
+from solvers.kernels.dual_ascent import finish, new_dual
+from solvers.kernels.search import TABU, new_searches
+from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweeps
+from solvers.local_search import prepare, random_permutations, stretches
+from solvers.problems import QuadraticAssignmentProblem, default_tolerance
+from solvers.solution import Progress, Status
+from solvers.solver import Answer, Clock, Solver
+from solvers.symmetry import representatives
+
+Doubles = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+ENUMERATED = 4  # members left below which all permutations are tried
+WARM, COLD = 0.3, 5e-4  # temperatures at the root, in units of the spread of a pair's cost
+REWARM = 0.01  # the temperature that a node starts again from
+ROOT_SWEEPS, SWEEPS = 600, 8  # at the root; at a node between two checks of its bound
+HOPE = 8  # a node is branched on when so many checks like the last would not close its gap
+STARTS, MOVES = 8, 1000  # of the search for the incumbent; moves a start and member
+SHARE = 0.2  # of the time limit that this search may take
+
+
+@dataclass
+class _Node:
+    """A problem with some choices made: what is left of it, and where its parent's dual variables stood."""
+
+    rows: Integers  # not yet matched
+    columns: Integers
+    made: tuple[tuple[int, int], ...]
+    bound: float
+    A: Doubles = field(repr=False)
+    B: Doubles = field(repr=False)
+    L: Doubles = field(repr=False)
+    constant: float = 0.0
+    U: Singles | None = field(default=None, repr=False)
+    V: Singles | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchAndBound(Solver):
+    """Minimises a quadratic assignment exactly: depth first, each node bounded by the smoothed dual of its parent's.
+
+    A node fixes some choices i → j; what is left is again a quadratic assignment, and the parent's dual variables,
+    restricted to it, are where its own ascent begins. It is branched on the row or column with the fewest choices whose
+    reduced leader does not exceed the gap (ties: the largest sum of reduced leaders), and one of several choices that a
+    symmetry of what is left maps onto each other is enough. Choices beyond the gap are forbidden below. Ended early,
+    the answer is the best permutation found, with the least bound of the open nodes.
+
+    Attributes:
+        max_iterations: nodes that are bounded.
+    """
+
+    name: ClassVar = "branch_and_bound"
+    problem_types: ClassVar = (QuadraticAssignmentProblem,)
+    exact: ClassVar = True
+    gives_bound: ClassVar = True
+    batched: ClassVar = True
+    anytime: ClassVar = True
+    reference: ClassVar = "Hahn, Grant and Hall, A Branch-and-Bound Algorithm for the Quadratic Assignment, 1998"
+
+    max_iterations: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
+
+    def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
+        square = (np.zeros((2, 2)),) * 3
+        smoothed_sweeps(new_smoothed(*square), np.zeros((0, 2), np.int64), np.zeros(0))
+        finish(new_dual(*square), np.empty((5, 2), np.int64))
+        return prepare(problem)
+
+    def _run(self, problem: QuadraticAssignmentProblem, prepared: list[Matrices], clock: Clock) -> Answer:
+        n, batch = problem.A.shape[-1], problem.batch_shape
+        constants = problem.constant.detach().double().reshape(-1).tolist()
+        trees = []
+        for k, matrices in enumerate(prepared):
+            share = clock.elapsed + clock.remaining / (len(prepared) - k)
+            tree = _Tree(self, matrices, constants[k], problem.dtype, clock, share)
+            tree.search()
+            trees.append(tree)
+        bounds = torch.tensor([tree.lower_bound for tree in trees], dtype=torch.float64)
+        return Answer(
+            permutation=torch.from_numpy(np.stack([tree.p for tree in trees])).reshape(*batch, n),
+            lower_bound=bounds.reshape(batch),
+            iterations=torch.tensor([tree.nodes for tree in trees]).reshape(batch),
+            statuses=[tree.status for tree in trees],
+            history=tuple(trees[0].history) if not batch else (),
+        )
+
+
+class _Tree:
+    """The search tree of one problem, on as many threads as numba has."""
+
+    def __init__(
+        self,
+        solver: BranchAndBound,
+        matrices: Matrices,
+        constant: float,
+        dtype: torch.dtype,
+        clock: Clock,
+        until: float,
+    ) -> None:
+        self.solver, self.clock, self.until = solver, clock, until
+        A, B, L = matrices
+        n = len(A)
+        self.problem = QuadraticAssignmentProblem(A, B, L, constant)
+        self.matrices = matrices
+        self.scale = tuple(spread(M) for M in (A, B))
+        self.random = np.random.default_rng([abs(solver.seed), solver.seed < 0])
+        self.tolerance = 0.5 * default_tolerance(dtype)
+        self.nodes, self.status, self.history = 0, Status.OPTIMAL, list[Progress]()
+        self.p, self.value = np.arange(n), float(self.problem.objective(torch.arange(n)))
+        self.proven = np.inf  # the least bound of a node that was closed by its bound
+        root = _Node(np.arange(n), np.arange(n), (), -np.inf, A, B, L, constant)
+        self.open, self.busy, self.lock = [root], dict[int, float](), threading.Condition()
+
+    @property
+    def lower_bound(self) -> float:
+        """No permutation is below: the least of the open nodes, the closed ones and the incumbent."""
+        return min([self.value, self.proven, *(node.bound for node in self.open), *self.busy.values()])
+
+    @property
+    def expired(self) -> bool:
+        return self.clock.expired or self.clock.elapsed >= self.until
+
+    @property
+    def cutoff(self) -> float:
+        """A node whose bound reaches it holds nothing better than the incumbent."""
+        return self.value - self.tolerance * abs(self.value)
+
+    def search(self) -> None:
+        """Find an incumbent, then search the tree until it is empty or the clock expires."""
+        n = len(self.p)
+        seed = self.solver.seed
+        searches = new_searches(random_permutations(STARTS, n, seed), np.full(STARTS, TABU), seed)
+        share = self.clock.elapsed + SHARE * (self.until - self.clock.elapsed)
+        for _ in stretches(self.matrices, searches, MOVES * n, self.clock, share):
+            pass
+        self.consider(searches.best[searches.value[:, 1].argmin()])
+        threads = numba.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(self._work) for _ in range(threads)]:
+                done.result()
+        if self.open:
+            self.status = Status.TIME_LIMIT if self.expired else Status.ITERATION_LIMIT
+        self.note()
+
+    def consider(self, p: Integers) -> None:
+        """Take a permutation for the incumbent if it is better."""
+        value = float(self.problem.objective(torch.from_numpy(np.ascontiguousarray(p))))
+        with self.lock:
+            if value < self.value:
+                self.p, self.value = np.array(p), value
+
+    def note(self) -> None:
+        """A point of the anytime curve."""
+        value, bound = (torch.tensor(x, dtype=torch.float64) for x in (self.value, self.lower_bound))
+        self.history.append(Progress(self.clock.elapsed, value, bound))
+
+    def _work(self) -> None:
+        """One thread: take the latest node, bound it, put its children back."""
+        me = threading.get_ident()
+        while True:
+            with self.lock:
+                while not self.open and self.busy:
+                    self.lock.wait(0.05)
+                if not self.open or self.expired or self.nodes >= self.solver.max_iterations:
+                    return
+                node = self.open.pop()
+                if node.bound >= self.cutoff:
+                    self.proven = min(self.proven, node.bound)
+                    continue
+                self.busy[me] = node.bound
+                self.nodes += 1
+            try:
+                children = self._bounded(node)
+            except BaseException:
+                children = [node]
+                raise
+            finally:
+                with self.lock:
+                    self.open += children
+                    del self.busy[me]
+                    if len(node.made) <= 1:
+                        self.note()
+                    self.lock.notify_all()
+
+    def _bounded(self, node: _Node) -> list[_Node]:
+        """Raise the bound of a node; its children, the most promising last, or none when it is closed."""
+        m = len(node.rows)
+        if m <= ENUMERATED:
+            self._enumerate(node)
+            return []
+        unit = self.scale[0] * self.scale[1]
+        state = new_smoothed(node.A / self.scale[0], node.B / self.scale[1], node.L / unit, node.U, node.V)
+        root = node.U is None
+        sweeps, eps = (ROOT_SWEEPS, WARM) if root else (SWEEPS, REWARM)
+        last = node.bound
+        while True:
+            temperatures = eps * (COLD / eps) ** np.linspace(0, 1, sweeps)
+            orders = np.stack([self.random.permutation(m) for _ in range(sweeps)])
+            smoothed_sweeps(state, orders, temperatures)
+            U, V = (np.multiply(x[..., :m], unit, dtype=np.float64) for x in (state.U, state.V))
+            dual = new_dual(node.A, node.B, node.L, np.ascontiguousarray(U), np.ascontiguousarray(V))
+            permutations = np.empty((m * m + 1, m), np.int64)
+            finish(dual, permutations)
+            self.consider(self._whole(node, permutations[0]))
+            bound = self._rounded(node.constant + float(dual.bound[0]))
+            node.bound = max(node.bound, bound)
+            if node.bound >= self.cutoff:
+                self._close(node.bound)
+                return []
+            if self.expired:
+                return [node]
+            gain, gap = bound - last, self.cutoff - bound
+            if not gain * HOPE > gap and not (root and gain > 1e-3 * gap):
+                break
+            last, eps, sweeps = bound, max(COLD, 0.3 * eps), SWEEPS if not root else ROOT_SWEEPS // 2
+        return self._children(node, dual.leaders, state.U[..., :m], state.V[..., :m])
+
+    def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
+        """One node a choice of the row or column with the fewest choices left."""
+        m, gap = len(node.rows), self.cutoff - node.bound
+        left = leaders < gap  # a leader is what its choice adds to the bound
+        L = np.where(left, node.L, node.L + 2 * gap)  # what is beyond is not worth choosing further down
+        choices = [(left[i].sum(), -leaders[i].sum(), 0, i) for i in range(m)]
+        choices += [(left[:, j].sum(), -leaders[:, j].sum(), 1, j) for j in range(m)]
+        _, _, side, line = min(choices)
+        if side == 0:
+            columns = representatives(node.B, node.L.T, np.flatnonzero(left[line]))
+            pairs = [(line, j) for j in columns]
+        else:
+            rows = representatives(node.A, node.L, np.flatnonzero(left[:, line]))
+            pairs = [(i, line) for i in rows]
+        of_line = leaders[line] if side == 0 else leaders[:, line]
+        if not (of_line < gap).all():
+            self._close(node.bound + float(of_line[of_line >= gap].min()))
+        pairs.sort(key=lambda pair: -leaders[pair])
+        return [self._child(node, i, j, L, float(leaders[i, j]), U, V) for i, j in pairs]
+
+    def _child(self, node: _Node, i: int, j: int, L: Doubles, leader: float, U: Singles, V: Singles) -> _Node:
+        """The node below, with the choice i → j of those that are left."""
+        A, B = node.A, node.B
+        rows, columns = np.delete(np.arange(len(A)), i), np.delete(np.arange(len(A)), j)
+        pair, grid = (np.ix_(rows, rows), np.ix_(columns, columns)), np.ix_(rows, columns)
+        extra = np.outer(A[i], B[j]) + np.outer(A[:, i], B[:, j])
+        return _Node(
+            rows=node.rows[rows],
+            columns=node.columns[columns],
+            made=(*node.made, (int(node.rows[i]), int(node.columns[j]))),
+            bound=self._rounded(node.bound + leader),
+            A=A[pair[0]],
+            B=B[pair[1]],
+            L=(L + extra)[grid],
+            constant=node.constant + float(L[i, j] + A[i, i] * B[j, j]),
+            U=U[np.ix_(rows, rows, columns)],
+            V=V[np.ix_(columns, rows, columns)],
+        )
+
+    def _enumerate(self, node: _Node) -> None:
+        """Try all permutations of what is left."""
+        best, p = np.inf, np.arange(len(node.rows))
+        for q in itertools.permutations(range(len(node.rows))):
+            x = list(q)
+            value = (node.A * node.B[np.ix_(x, x)]).sum() + node.L[np.arange(len(x)), x].sum()
+            if value < best:
+                best, p = value, np.array(x, np.int64)
+        self.consider(self._whole(node, p))
+        self._close(max(node.bound, self._rounded(node.constant + float(best))))
+
+    def _whole(self, node: _Node, q: Integers) -> Integers:
+        """The permutation of all, where q matches what is left."""
+        p = np.empty(len(self.p), np.int64)
+        for i, j in node.made:
+            p[i] = j
+        p[node.rows] = node.columns[q]
+        return p
+
+    def _rounded(self, bound: float) -> float:
+        return float(round_up(self.problem, torch.tensor(bound, dtype=torch.float64)))
+
+    def _close(self, bound: float) -> None:
+        with self.lock:
+            self.proven = min(self.proven, bound)

@@ -1,0 +1,92 @@
+"""A bound of one quadratic assignment on its way up: the dual variables of the level-1 RLT, moved by either ascent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.kernels.assignment import solve_assignment
+from solvers.kernels.dual_ascent import Dual, exact_sweep, finish, new_dual
+from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweep, smoothed_sweep_in_parallel
+from solvers.problems import QuadraticAssignmentProblem
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Matrices = tuple[Doubles, Doubles, Doubles]  # A, B, L
+
+PARALLEL_SIZE = 40  # members from which on threads share the choices of a row
+
+
+class Settled(NamedTuple):
+    """A bound (without the problem's constant), what proves it, and the permutations of the assignments on the way."""
+
+    bound: float
+    U: Doubles
+    V: Doubles
+    permutations: Integers  # (n² + 1, n)
+
+
+class SmoothedAscent:
+    """Coordinate ascent on the smoothed dual (``kernels.smoothed_dual``), in units of the spread of a pair's cost."""
+
+    def __init__(
+        self, A: Doubles, B: Doubles, L: Doubles, seed: int = 0, duals: tuple[Doubles, Doubles] | None = None
+    ) -> None:
+        self.problem = (A, B, L)
+        self.scale = (spread(A), spread(B))
+        unit = self.scale[0] * self.scale[1]
+        U, V = (None, None) if duals is None else (x / unit for x in duals)
+        self.state = new_smoothed(A / self.scale[0], B / self.scale[1], L / unit, U, V)
+        self.random = np.random.default_rng(abs(seed))
+
+    def sweep(self, eps: float) -> None:
+        """One sweep at temperature ``eps``, over the rows in a new random order."""
+        n = len(self.problem[0])
+        order, threads = self.random.permutation(n), numba.get_num_threads()
+        if threads > 1 and n >= PARALLEL_SIZE:
+            smoothed_sweep_in_parallel(self.state, order, eps, threads)
+        else:
+            smoothed_sweep(self.state, order, eps)
+
+    def settled(self) -> Settled:
+        """The bound that the ascent has come to, in float64; the ascent itself stays where it is."""
+        n, unit = len(self.problem[0]), self.scale[0] * self.scale[1]
+        U, V = (np.multiply(x[..., :n], unit, dtype=np.float64) for x in (self.state.U, self.state.V))
+        dual = new_dual(*self.problem, np.ascontiguousarray(U), np.ascontiguousarray(V))
+        permutations = np.empty((n * n + 1, n), np.int64)
+        finish(dual, permutations)
+        return Settled(float(dual.bound[0]), dual.U, dual.V, permutations)
+
+
+class ExactAscent:
+    """Hahn and Grant's ascent, choices visited by increasing leader (``kernels.dual_ascent``)."""
+
+    def __init__(self, A: Doubles, B: Doubles, L: Doubles) -> None:
+        self.dual: Dual = new_dual(A, B, L)
+        self.permutations = np.empty((len(A) ** 2 + 1, len(A)), np.int64)
+
+    def sweep(self) -> None:
+        exact_sweep(self.dual, self.permutations)
+
+    def settled(self) -> Settled:
+        """The bound after the last sweep, with what its leaders still hold."""
+        _, u, v = solve_assignment(self.dual.leaders[None])
+        bound = float(self.dual.bound[0] + u.sum() + v.sum())
+        return Settled(bound, self.dual.U, self.dual.V, self.permutations)
+
+
+def spread(M: Doubles) -> float:
+    """The standard deviation off the diagonal, or 1 where there is none."""
+    deviation = float(M[~np.eye(len(M), dtype=bool)].std()) if len(M) > 1 else 0.0
+    return deviation if np.isfinite(deviation) and deviation > 0 else 1.0
+
+
+def matrices_of(problem: QuadraticAssignmentProblem) -> list[Matrices]:
+    """A, B and L of every problem of the batch, float64."""
+    n = problem.A.shape[-1]
+    parts = (problem.A, problem.B, problem.linear)
+    arrays = (np.ascontiguousarray(x.detach().double().numpy()).reshape(-1, n, n) for x in parts)
+    return list(zip(*arrays, strict=True))

@@ -1,0 +1,222 @@
+"""Local searches for the quadratic assignment by pair exchanges, many starts side by side on the cores.
+
+* Robust tabu search (Taillard, Parallel Computing 17 (1991)): the best exchange that does not give two members partners
+  they had lately; tenures are random, and an exchange that neither has seen for long is forced.
+* Iterated local search (Stützle, "Iterated local search for the quadratic assignment problem", EJOR 174 (2006)): the
+  partners of a few random members are exchanged in a cycle and the way down is taken again; the result is kept where it
+  is no worse, and the search goes back to the start's best after many failures.
+
+A start keeps its state in arrays, so that a search can be interrupted and gone on with.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from solvers.kernels.compiling import compiled, parallel
+from solvers.kernels.exchange import (
+    Doubles,
+    Integers,
+    Position,
+    Problem,
+    best_exchange,
+    copy_position,
+    descend,
+    exchange,
+    new_position,
+    objective,
+    place,
+)
+from solvers.kernels.intrinsics import smaller
+from solvers.kernels.random import Stream, below, shuffle, streams, uniform
+
+DESCENT, TABU, ITERATED = 0, 1, 2
+REFRESH = 1000  # moves after which the changes are computed anew: they gather rounding
+TENURE = 8  # times n is the longest tenure; a fourth of it is the mean
+FORGOTTEN = 5  # times n² moves after which an exchange is forced
+PATIENCE = 40  # times n failures of an iterated search until it goes back to its best
+
+
+class Searches(NamedTuple):
+    """The state of every start; the first dimension is the start."""
+
+    p: Integers  # (starts, n): where it is
+    best: Integers  # (starts, n): the best it has seen
+    value: Doubles  # (starts, 2): of both
+    moves: Integers  # (starts, 3): made; since the changes were fresh; failures since the best
+    kind: Integers  # (starts,)
+    stream: Stream  # (starts, 1)
+    tabu: Integers  # (starts, n, n): until which move i may not have the partner that j now has
+    free: Integers  # (starts, n, n): from which move i and j may be exchanged, above the diagonal
+    b: Doubles  # (starts, n, n)
+    bT: Doubles  # (starts, n, n)
+    D: Doubles  # (starts, n, n)
+
+
+def new_searches(p: Integers, kind: Integers, seed: int) -> Searches:
+    """Searches that start from the permutations p (starts, n); ``placed`` by the first call that goes on with them."""
+    starts, n = p.shape
+    square = (starts, n, n)
+    return Searches(
+        p=p.copy(),
+        best=p.copy(),
+        value=np.full((starts, 2), np.inf),
+        moves=np.ones((starts, 3), np.int64),
+        kind=np.asarray(kind, np.int64),
+        stream=streams(seed, starts),
+        tabu=np.zeros(square, np.int64),
+        free=np.zeros(square, np.int64),
+        b=np.empty(square),
+        bT=np.empty(square),
+        D=np.zeros(square),
+    )
+
+
+@compiled
+def _allowed_exchange(
+    D: Doubles, free: Integers, move: int, wanted: float
+) -> tuple[float, int, int]:  # pragma: no cover - compiled
+    """The best exchange that is not tabu, or better than ``wanted``; the row is −1 when there is none."""
+    n = len(D)
+    lowest, row = np.inf, -1
+    for i in range(n - 1):
+        low = np.inf
+        for j in range(i + 1, n):
+            change = D[i, j]
+            low = smaller(change if (free[i, j] < move) | (change < wanted) else np.inf, low)
+        if low < lowest:
+            lowest, row = low, i
+    if row >= 0:
+        for j in range(row + 1, n):
+            if D[row, j] == lowest and (free[row, j] < move or lowest < wanted):
+                return lowest, row, j
+    return lowest, -1, -1
+
+
+@compiled
+def _forgotten_exchange(tabu: Integers, long_ago: int) -> tuple[int, int]:  # pragma: no cover - compiled
+    """An exchange that neither side has had for long; −1 when there is none."""
+    n = len(tabu)
+    for i in range(n - 1):
+        for j in range(i + 1, n):
+            if tabu[i, j] < long_ago and tabu[j, i] < long_ago:
+                return i, j
+    return -1, -1
+
+
+@compiled
+def _tabu_moves(
+    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
+) -> None:  # pragma: no cover - compiled
+    n = len(now.p)
+    tabu, free, moves, value, stream = all_.tabu[k], all_.free[k], all_.moves[k], all_.value[k], all_.stream[k]
+    for _ in range(budget if n > 1 else 0):
+        move, r, s = moves[0], -1, -1
+        if move % n == 0:
+            r, s = _forgotten_exchange(tabu, move - FORGOTTEN * n * n)
+        change = now.D[r, s]
+        if r < 0:
+            change, r, s = _allowed_exchange(now.D, free, move, value[1] - value[0] - 1e-12 * abs(value[1]))
+        if r < 0:  # all are tabu
+            change, r, s = best_exchange(now.D)
+        exchange(problem, now, r, s, scratch)
+        value[0] += change
+        for i in range(n):
+            tabu[i, r], tabu[i, s] = tabu[i, s], tabu[i, r]
+        for x, y in ((r, s), (s, r)):  # x's old partner is now y's
+            u = uniform(stream)
+            tabu[x, y] = move + 1 + np.int64(u * u * u * TENURE * n)
+        for x in range(n):
+            free[min(r, x), max(r, x)] = min(tabu[r, x], tabu[x, r])
+            free[min(s, x), max(s, x)] = min(tabu[s, x], tabu[x, s])
+        moves[0] += 1
+        moves[1] += 1
+        if value[0] < value[1] - 1e-12 * abs(value[1]):
+            value[1] = value[0]
+            all_.best[k] = now.p
+        if moves[1] >= REFRESH:
+            _refresh(problem, now, value, moves)
+
+
+@compiled
+def _refresh(problem: Problem, now: Position, value: Doubles, moves: Integers) -> None:  # pragma: no cover - compiled
+    place(problem, now)
+    value[0] = objective(problem, now.p)
+    moves[1] = 0
+
+
+@compiled
+def _iterated_moves(
+    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
+) -> None:  # pragma: no cover - compiled
+    """Kicks and the ways down from them; ``best`` and ``value[1]`` are those of the start's best."""
+    n = len(now.p)
+    moves, value, stream = all_.moves[k], all_.value[k], all_.stream[k]
+    members, before = np.arange(n), new_position(n)
+    copy_position(now, before)
+    end = moves[0] + budget
+    while moves[0] < end:
+        old = value[0]
+        size = min(n, 2 + below(stream, max(2, n // 3)))
+        shuffle(stream, members)
+        change = 0.0
+        for x in range(size - 1):
+            r, s = members[x], members[x + 1]
+            change += now.D[min(r, s), max(r, s)]
+            exchange(problem, now, min(r, s), max(r, s), scratch)
+        change += descend(problem, now, 1e-12 * (1 + abs(old)), scratch)
+        value[0] = old + change
+        moves[0] += size
+        moves[1] += 2 * size
+        if value[0] < value[1] - 1e-12 * abs(value[1]):
+            value[1] = value[0]
+            all_.best[k] = now.p
+            moves[2] = 0
+        moves[2] += 1
+        if moves[2] > PATIENCE * n:
+            now.p[:] = all_.best[k] if uniform(stream) < 0.5 else now.p
+            moves[2] = 0
+            for _ in range(0 if uniform(stream) < 0.5 else n):  # far away
+                r, s = below(stream, n), below(stream, n)
+                now.p[r], now.p[s] = now.p[s], now.p[r]
+            _refresh(problem, now, value, moves)
+            copy_position(now, before)
+        elif value[0] > old:
+            copy_position(before, now)
+            value[0] = old
+        else:
+            if moves[1] >= REFRESH:
+                _refresh(problem, now, value, moves)
+            copy_position(now, before)
+
+
+@compiled
+def _go_on(
+    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
+) -> None:  # pragma: no cover - compiled
+    """About ``budget`` moves of start k."""
+    value = all_.value[k]
+    if value[0] == np.inf:
+        _refresh(problem, now, value, all_.moves[k])
+        value[1] = value[0]
+    if all_.kind[k] == TABU:
+        _tabu_moves(problem, now, k, all_, budget, scratch)
+        return
+    value[0] += descend(problem, now, 1e-12 * (1 + abs(value[0])), scratch)
+    if value[0] < value[1]:
+        value[1] = value[0]
+        all_.best[k] = now.p
+    if all_.kind[k] == ITERATED and len(now.p) > 1:
+        _iterated_moves(problem, now, k, all_, budget, scratch)
+
+
+@parallel
+def go_on(problem: Problem, searches: Searches, budget: int) -> None:  # pragma: no cover - compiled
+    """About ``budget`` moves of every start (a descent goes to its end)."""
+    starts, n = searches.p.shape
+    for k in prange(starts):
+        now = Position(searches.p[k], searches.b[k], searches.bT[k], searches.D[k])
+        _go_on(problem, now, k, searches, budget, np.empty((4, n)))

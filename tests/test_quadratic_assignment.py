@@ -1,0 +1,229 @@
+"""The quadratic assignment: exchanges, bounds, searches and proofs, each against definitions and brute force."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solvers import QuadraticAssignmentProblem, Status, make_solver, solve
+from solvers.integrality import round_up
+from solvers.kernels.compiling import compiled
+from solvers.kernels.exchange import exchange, lay_out, new_position, objective, objectives, place
+from solvers.kernels.search import DESCENT, ITERATED, TABU, go_on, new_searches
+from solvers.kernels.vector_functions import exp_below_zero, log_of_positive
+from solvers.kernels.vectors import BYTES, load, store
+from solvers.symmetry import representatives
+from solvers.verify import recompute
+
+PERMUTATIONS = {n: torch.tensor(list(itertools.permutations(range(n)))) for n in range(1, 8)}
+
+
+def random_problem(seed: int, n: int, integers: bool = False, symmetric: bool = False, batch: tuple[int, ...] = ()):
+    g = np.random.default_rng(seed)
+    A, B, L = (g.integers(-5, 9, (*batch, n, n)) if integers else g.normal(size=(*batch, n, n)) for _ in range(3))
+    if symmetric:
+        A, B = A + A.swapaxes(-1, -2), B + B.swapaxes(-1, -2)
+    return QuadraticAssignmentProblem(A, B, L, 3.0)
+
+
+def grid(rows: int, columns: int) -> np.ndarray:
+    """Distances between the cells of a grid, as in Nugent's instances."""
+    x, y = np.divmod(np.arange(rows * columns), columns)
+    return np.abs(x[:, None] - x) + np.abs(y[:, None] - y)
+
+
+@compiled
+def _apply(x, exps, logs, lanes):
+    for k in range(0, len(x), lanes):
+        store(exps, k, exp_below_zero(load(x, k)))
+        store(logs, k, log_of_positive(exp_below_zero(load(x, k))))
+
+
+def test_vector_exp_and_log_are_within_rounding():
+    x = -np.linspace(0, 87, 1600, dtype=np.float32)
+    exps, logs = np.empty_like(x), np.empty_like(x)
+    _apply(x, exps, logs, BYTES // 4)
+    np.testing.assert_allclose(exps, np.exp(x.astype(float)), rtol=3e-7)
+    np.testing.assert_allclose(logs, np.log(exps.astype(float)), rtol=3e-7, atol=1e-7)
+    x[:] = np.resize(np.array([-1e4, -np.inf], np.float32), len(x))
+    _apply(x, exps, logs, BYTES // 4)
+    assert (exps == 0).all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_every_exchange_changes_the_objective_by_what_was_foretold(symmetric):
+    problem = random_problem(0, 9, symmetric=symmetric)
+    costs, now = lay_out(problem.A, problem.B, problem.linear), new_position(9)
+    assert costs.symmetric == symmetric
+    place(costs, now)
+    random, scratch = np.random.default_rng(1), np.empty((4, 9))
+    for _ in range(40):
+        r, s = sorted(random.choice(9, 2, replace=False))
+        before, change = objective(costs, now.p), now.D[r, s]
+        exchange(costs, now, r, s, scratch)
+        assert objective(costs, now.p) - before == pytest.approx(change, abs=1e-11)
+        assert float(problem.objective(torch.from_numpy(now.p))) - 3 == pytest.approx(
+            objective(costs, now.p), abs=1e-11
+        )
+    np.testing.assert_array_equal(objectives(costs, now.p[None]), [objective(costs, now.p)])
+
+
+@pytest.mark.parametrize("kind", [DESCENT, TABU, ITERATED])
+def test_a_search_knows_the_value_of_its_best_and_goes_on_where_it_stopped(kind):
+    problem = random_problem(2, 14, symmetric=True)
+    costs = lay_out(problem.A, problem.B, problem.linear)
+    starts = np.stack([np.random.default_rng(k).permutation(14) for k in range(33)])
+    whole, parts = (new_searches(starts, np.full(33, kind), 5) for _ in range(2))
+    go_on(costs, whole, 60)
+    if kind == TABU:
+        for _ in range(3):
+            go_on(costs, parts, 20)
+        np.testing.assert_array_equal(whole.best, parts.best)
+    np.testing.assert_allclose(objectives(costs, whole.best), whole.value[:, 1], atol=1e-9)
+    np.testing.assert_allclose(objectives(costs, whole.p), whole.value[:, 0], atol=1e-9)
+    assert (whole.value[:, 1] <= objectives(costs, starts) + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", ["local_search", "two_opt"])
+def test_a_search_does_not_depend_on_the_number_of_threads(name):
+    problem, threads = random_problem(3, 15), torch.get_num_threads()
+    settings = {"max_iterations": 500} if name == "local_search" else {}
+    try:
+        torch.set_num_threads(1)
+        one = make_solver(name, **settings, seed=-3).solve(problem)
+        torch.set_num_threads(2)
+        two = make_solver(name, **settings, seed=-3).solve(problem)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(one.permutation, two.permutation)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize("schedule", ["smoothed", "published"])
+def test_no_bound_is_above_the_optimum_and_no_certificate_is_wrong(n, integers, schedule):
+    problem = random_problem(n, n, integers, batch=(100,))
+    values = torch.stack([problem.objective(p.expand(100, n)) for p in PERMUTATIONS[n]])
+    optimum = values.amin(0)
+    solution = make_solver("hahn_grant", schedule=schedule, max_iterations=40).solve(problem)
+    assert (solution.lower_bound <= optimum + 1e-9 * (1 + optimum.abs())).all()
+    assert (solution.value >= optimum - 1e-9).all()
+    proven = torch.tensor([s is Status.OPTIMAL for s in solution.statuses])
+    torch.testing.assert_close(solution.value[proven], optimum[proven])
+    assert proven.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from([1e-3, 1.0, 50.0]))
+def test_whatever_the_dual_variables_their_bound_is_true(seed, n, size):
+    problem = random_problem(seed, n)
+    U, V = size * torch.from_numpy(np.random.default_rng(seed).normal(size=(2, n, n, n)))
+    facts = recompute(problem, torch.arange(n), (U, V))
+    assert facts.lower_bound <= problem.objective(PERMUTATIONS[n]).min() + 1e-9 * size
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.booleans(), st.sampled_from([1, 3, 10]))
+def test_integer_costs_round_bounds_up_to_a_value_that_exists(seed, n, symmetric, unit):
+    problem = random_problem(seed, n, integers=True, symmetric=symmetric)
+    problem = QuadraticAssignmentProblem(unit * problem.A, problem.B, unit * problem.linear, 0.0)
+    values = problem.objective(PERMUTATIONS[n])
+    for value in values.unique():
+        assert round_up(problem, value) == value
+        assert value - 2 * unit < round_up(problem, value - 0.7 * unit) <= value
+    half = QuadraticAssignmentProblem(problem.A / 2, problem.B, problem.linear)
+    bound = torch.tensor(0.123, dtype=torch.float64)
+    assert round_up(half, bound) >= bound
+
+
+def test_symmetric_integer_costs_have_even_values():
+    problem = QuadraticAssignmentProblem(grid(2, 3), grid(2, 3))
+    assert round_up(problem, torch.tensor(10.5, dtype=torch.float64)) == 12
+
+
+def test_representatives_of_a_grid_are_those_of_its_reflections_and_turns():
+    n = 9
+    nothing = np.zeros((n, n))
+    assert representatives(grid(3, 3).astype(float), nothing, np.arange(n)) == [0, 1, 4]
+    told_apart = np.zeros((n, n))
+    told_apart[0] = 1  # a corner that is not like the others leaves one reflection
+    assert representatives(grid(3, 3).astype(float), told_apart, np.arange(n)) == [0, 1, 2, 4, 5, 8]
+    assert representatives(np.random.default_rng(0).random((n, n)), nothing, np.arange(n)) == list(range(n))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_branch_and_bound_agrees_with_brute_force(integers):
+    for n in (1, 2, 5, 7):
+        problem = random_problem(n, n, integers, batch=(12,))
+        optimum = torch.stack([problem.objective(p.expand(12, n)) for p in PERMUTATIONS[n]]).amin(0)
+        solution = solve(problem)
+        assert solution.solver == "branch_and_bound"
+        assert solution.status is Status.OPTIMAL
+        torch.testing.assert_close(solution.value, optimum)
+
+
+def test_branch_and_bound_proves_a_symmetric_instance_of_twelve():
+    g = np.random.default_rng(0)
+    flows = np.triu(g.integers(0, 6, (12, 12)) * (g.random((12, 12)) < 0.6), 1)
+    problem = QuadraticAssignmentProblem(flows + flows.T, grid(3, 4))
+    solution = solve(problem)
+    assert solution.status is Status.OPTIMAL
+    assert solution.value == solution.lower_bound
+    assert solution.value <= make_solver("local_search").solve(problem).value
+    again = make_solver("branch_and_bound", max_iterations=3).solve(problem)
+    assert again.status is Status.ITERATION_LIMIT
+    assert again.lower_bound < solution.value <= again.value
+
+
+def test_the_smoothed_ascent_passes_where_the_published_one_stalls():
+    g = np.random.default_rng(4)
+    D, E = (np.linalg.norm(x[:, None] - x, axis=-1) for x in g.normal(size=(2, 10, 8)))
+    problem = QuadraticAssignmentProblem.from_gromov_wasserstein(D, E)
+    smoothed, published = (make_solver("hahn_grant", schedule=s).solve(problem) for s in ("smoothed", "published"))
+    assert published.status is Status.CONVERGED
+    gap = smoothed.value - published.lower_bound
+    assert smoothed.lower_bound > published.lower_bound + 0.05 * gap
+    bounds = [float(point.bound) for point in smoothed.history]
+    assert bounds == sorted(bounds)
+
+
+@pytest.mark.parametrize("name", ["hahn_grant", "branch_and_bound", "local_search"])
+def test_ctrl_c_returns_what_has_been_found(name):
+    problem = random_problem(0, 22)
+    many = {"max_iterations": 10**9} if name != "hahn_grant" else {"max_iterations": 10**9, "tolerance": 0.0}
+    solver = make_solver(name, **many)
+    make_solver(name, time_limit=0.0).solve(problem)  # compiled
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    before, start = signal.getsignal(signal.SIGINT), time.perf_counter()
+    timer.start()
+    solution = solver.solve(problem)
+    assert time.perf_counter() - start < 15
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.message.startswith("interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "words"),
+    [
+        ("hahn_grant", {"schedule": "fast"}, "schedule must be 'smoothed' or 'published'"),
+        ("hahn_grant", {"max_iterations": 0}, "max_iterations must be at least 1"),
+        ("hahn_grant", {"tolerance": -1.0}, "tolerance must be"),
+        ("branch_and_bound", {"max_iterations": 0}, "max_iterations must be at least 1"),
+        ("local_search", {"method": "magic"}, "method must be one of"),
+        ("local_search", {"starts": 0}, "starts must be at least 1"),
+        ("two_opt", {"starts": 0}, "starts must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, setting, words):
+    with pytest.raises(ValueError, match=words):
+        make_solver(name, **setting)
