@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from solvers.dual_bound import Matrices, spread
-from solvers.integrality import round_up
+from solvers.integrality import lattice
 from solvers.kernels.dual_ascent import finish, new_dual
+from solvers.kernels.exchange import lay_out, objective
 from solvers.kernels.search import TABU, new_searches
 from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweeps
 from solvers.local_search import prepare, random_permutations, stretches
 from solvers.problems import QuadraticAssignmentProblem, default_tolerance
 from solvers.solution import Progress, Status
 from solvers.solver import Answer, Clock, Solver
-from solvers.symmetry import representatives
+from solvers.symmetry import orbits
 
 Doubles = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -86,6 +87,7 @@ class BranchAndBound(Solver):
         square = (np.zeros((2, 2)),) * 3
         smoothed_sweeps(new_smoothed(*square), np.zeros((0, 2), np.int64), np.zeros(0))
         finish(new_dual(*square), np.empty((5, 2), np.int64))
+        objective(lay_out(*square), np.arange(2))
         return prepare(problem)
 
     def _run(self, problem: QuadraticAssignmentProblem, prepared: list[Matrices], clock: Clock) -> Answer:
@@ -122,13 +124,13 @@ class _Tree:
         self.solver, self.clock, self.until = solver, clock, until
         A, B, L = matrices
         n = len(A)
-        self.problem = QuadraticAssignmentProblem(A, B, L, constant)
+        self.costs, self.constant, self.lattice = lay_out(*matrices), constant, lattice(*matrices, constant)
         self.matrices = matrices
         self.scale = tuple(spread(M) for M in (A, B))
         self.random = np.random.default_rng([abs(solver.seed), solver.seed < 0])
         self.tolerance = 0.5 * default_tolerance(dtype)
         self.nodes, self.status, self.history = 0, Status.OPTIMAL, list[Progress]()
-        self.p, self.value = np.arange(n), float(self.problem.objective(torch.arange(n)))
+        self.p, self.value = np.arange(n), objective(self.costs, np.arange(n)) + constant
         self.proven = np.inf  # the least bound of a node that was closed by its bound
         root = _Node(np.arange(n), np.arange(n), (), -np.inf, A, B, L, constant)
         self.open, self.busy, self.lock = [root], dict[int, float](), threading.Condition()
@@ -166,7 +168,7 @@ class _Tree:
 
     def consider(self, p: Integers) -> None:
         """Take a permutation for the incumbent if it is better."""
-        value = float(self.problem.objective(torch.from_numpy(np.ascontiguousarray(p))))
+        value = objective(self.costs, p) + self.constant
         with self.lock:
             if value < self.value:
                 self.p, self.value = np.array(p), value
@@ -224,7 +226,7 @@ class _Tree:
             permutations = np.empty((m * m + 1, m), np.int64)
             finish(dual, permutations)
             self.consider(self._whole(node, permutations[0]))
-            bound = self._rounded(node.constant + float(dual.bound[0]))
+            bound = self.lattice.round_up(node.constant + float(dual.bound[0]))
             node.bound = max(node.bound, bound)
             if node.bound >= self.cutoff:
                 self._close(node.bound)
@@ -238,19 +240,18 @@ class _Tree:
         return self._children(node, dual.leaders, state.U[..., :m], state.V[..., :m])
 
     def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
-        """One node a choice of the row or column with the fewest choices left."""
+        """One node a choice of the row or column with the fewest choices left, those alike counted once."""
         m, gap = len(node.rows), self.cutoff - node.bound
         left = leaders < gap  # a leader is what its choice adds to the bound
         L = np.where(left, node.L, node.L + 2 * gap)  # what is beyond is not worth choosing further down
-        choices = [(left[i].sum(), -leaders[i].sum(), 0, i) for i in range(m)]
-        choices += [(left[:, j].sum(), -leaders[:, j].sum(), 1, j) for j in range(m)]
+        row_orbits, column_orbits = orbits(node.A, node.L), orbits(node.B, node.L.T)
+        choices = [(len(set(column_orbits[left[i]])), -leaders[i].sum(), 0, i) for i in range(m)]
+        choices += [(len(set(row_orbits[left[:, j]])), -leaders[:, j].sum(), 1, j) for j in range(m)]
         _, _, side, line = min(choices)
         if side == 0:
-            columns = representatives(node.B, node.L.T, np.flatnonzero(left[line]))
-            pairs = [(line, j) for j in columns]
+            pairs = [(line, j) for j in _one_of_each(column_orbits, left[line])]
         else:
-            rows = representatives(node.A, node.L, np.flatnonzero(left[:, line]))
-            pairs = [(i, line) for i in rows]
+            pairs = [(i, line) for i in _one_of_each(row_orbits, left[:, line])]
         of_line = leaders[line] if side == 0 else leaders[:, line]
         if not (of_line < gap).all():
             self._close(node.bound + float(of_line[of_line >= gap].min()))
@@ -267,7 +268,7 @@ class _Tree:
             rows=node.rows[rows],
             columns=node.columns[columns],
             made=(*node.made, (int(node.rows[i]), int(node.columns[j]))),
-            bound=self._rounded(node.bound + leader),
+            bound=self.lattice.round_up(node.bound + leader),
             A=A[pair[0]],
             B=B[pair[1]],
             L=(L + extra)[grid],
@@ -285,7 +286,7 @@ class _Tree:
             if value < best:
                 best, p = value, np.array(x, np.int64)
         self.consider(self._whole(node, p))
-        self._close(max(node.bound, self._rounded(node.constant + float(best))))
+        self._close(max(node.bound, self.lattice.round_up(node.constant + float(best))))
 
     def _whole(self, node: _Node, q: Integers) -> Integers:
         """The permutation of all, where q matches what is left."""
@@ -295,9 +296,12 @@ class _Tree:
         p[node.rows] = node.columns[q]
         return p
 
-    def _rounded(self, bound: float) -> float:
-        return float(round_up(self.problem, torch.tensor(bound, dtype=torch.float64)))
-
     def _close(self, bound: float) -> None:
         with self.lock:
             self.proven = min(self.proven, bound)
+
+
+def _one_of_each(orbit: Integers, left: NDArray[np.bool_]) -> list[int]:
+    """The first of every orbit, of those left."""
+    members = np.flatnonzero(left)
+    return members[np.unique(orbit[members], return_index=True)[1]].tolist()

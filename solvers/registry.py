@@ -28,6 +28,7 @@ BUILTIN = {
     "gromov_wasserstein": "solvers.gromov_wasserstein:GromovWasserstein",
     "hahn_grant": "solvers.hahn_grant:HahnGrant",
     "branch_and_bound": "solvers.branch_and_bound:BranchAndBound",
+    "faq": "solvers.faq:FAQ",
     "two_opt": "solvers.two_opt:TwoOpt",
     "local_search": "solvers.local_search:LocalSearch",
     "brute_force": "solvers.brute_force:BruteForce",

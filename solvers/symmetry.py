@@ -10,23 +10,26 @@ Doubles = NDArray[np.float64]
 STEPS = 2000  # of the search for one automorphism, after which there is taken to be none
 
 
-def representatives(M: Doubles, L: Doubles, members: NDArray[np.int64]) -> list[int]:
-    """One of each class of members that automorphisms map onto each other; classes not found count as different.
+def orbits(M: Doubles, L: Doubles) -> NDArray[np.int64]:
+    """Of every member the first one that an automorphism maps onto it (m,); orbits not found out count as different.
 
     An automorphism σ leaves M (m, m) and the rows of L (m, anything) as they are: M[σ(x), σ(y)] = M[x, y] and
     L[σ(x)] = L[x], bit for bit. For the columns of a quadratic assignment M is B and L the transposed linear term, for
     its rows M is A and L the linear term itself.
     """
-    found: list[int] = []
-    if len(members) > 1:
-        like = (L[:, None] == L).all(-1)
-        like &= np.equal.outer(np.diag(M), np.diag(M))
-        for lines in (np.sort(M, 1), np.sort(M.T, 1)):
-            like &= (lines[:, None] == lines).all(-1)
-    for x in members.tolist():
-        if not any(like[y, x] and _is_mapped(M, like, y, x) for y in found):
-            found.append(x)
-    return found
+    m = len(M)
+    like = (L[:, None] == L).all(-1) & np.equal.outer(np.diag(M), np.diag(M))
+    first = np.arange(m)
+    if like.sum() == m:
+        return first
+    for lines in (np.sort(M, 1), np.sort(M.T, 1)):
+        like &= (lines[:, None] == lines).all(-1)
+    for x in range(m):
+        for y in range(x):
+            if first[y] == y and like[y, x] and _is_mapped(M, like, y, x):
+                first[x] = y
+                break
+    return first
 
 
 def _is_mapped(M: Doubles, like: NDArray[np.bool_], x: int, y: int) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from solvers import QuadraticAssignmentProblem, Status, make_solver, solve
 from solvers.integrality import round_up
@@ -21,7 +22,7 @@ from solvers.kernels.exchange import exchange, lay_out, new_position, objective,
 from solvers.kernels.search import DESCENT, ITERATED, TABU, go_on, new_searches
 from solvers.kernels.vector_functions import exp_below_zero, log_of_positive
 from solvers.kernels.vectors import BYTES, load, store
-from solvers.symmetry import representatives
+from solvers.symmetry import orbits
 from solvers.verify import recompute
 
 PERMUTATIONS = {n: torch.tensor(list(itertools.permutations(range(n)))) for n in range(1, 8)}
@@ -150,14 +151,13 @@ def test_symmetric_integer_costs_have_even_values():
     assert round_up(problem, torch.tensor(10.5, dtype=torch.float64)) == 12
 
 
-def test_representatives_of_a_grid_are_those_of_its_reflections_and_turns():
-    n = 9
-    nothing = np.zeros((n, n))
-    assert representatives(grid(3, 3).astype(float), nothing, np.arange(n)) == [0, 1, 4]
-    told_apart = np.zeros((n, n))
+def test_orbits_of_a_grid_are_those_of_its_reflections_and_turns():
+    nothing, cells = np.zeros((9, 9)), grid(3, 3).astype(float)
+    assert orbits(cells, nothing).tolist() == [0, 1, 0, 1, 4, 1, 0, 1, 0]
+    told_apart = np.zeros((9, 9))
     told_apart[0] = 1  # a corner that is not like the others leaves one reflection
-    assert representatives(grid(3, 3).astype(float), told_apart, np.arange(n)) == [0, 1, 2, 4, 5, 8]
-    assert representatives(np.random.default_rng(0).random((n, n)), nothing, np.arange(n)) == list(range(n))
+    assert orbits(cells, told_apart).tolist() == [0, 1, 2, 1, 4, 5, 2, 5, 8]
+    assert orbits(np.random.default_rng(0).random((9, 9)), nothing).tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("integers", [False, True])
@@ -196,6 +196,32 @@ def test_the_smoothed_ascent_passes_where_the_published_one_stalls():
     assert bounds == sorted(bounds)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 17])
+def test_faq_from_the_barycenter_is_frank_wolfe_step_by_step(n, symmetric):
+    problem = random_problem(n, n, symmetric=symmetric)
+    A, B, L = (x.numpy() for x in (problem.A, problem.B, problem.linear))
+    P = np.full((n, n), 1 / n)
+    steps, alpha = 0, 1.0
+    while steps < 30:
+        steps += 1
+        F = A @ P @ B.T + A.T @ P @ B + L
+        Q = np.eye(n)[linear_sum_assignment(F)[1]]
+        D = Q - P
+        curvature, slope = (A @ D @ B.T * D).sum(), (F * D).sum()
+        ends = [0.0, 1.0, *([np.clip(-slope / (2 * curvature), 0, 1)] if curvature > 0 else [])]
+        alpha = min(ends, key=lambda x: slope * x + curvature * x * x)
+        P = P + alpha * D
+        if alpha * np.linalg.norm(D) / np.sqrt(n) < 0.03:
+            break
+    expected = torch.from_numpy(linear_sum_assignment(-P)[1])
+    solution = make_solver("faq").solve(problem)
+    assert torch.equal(solution.permutation, expected)
+    assert solution.iterations == steps
+    more = make_solver("faq", starts=50).solve(problem)
+    assert more.value <= solution.value
+
+
 @pytest.mark.parametrize("name", ["hahn_grant", "branch_and_bound", "local_search"])
 def test_ctrl_c_returns_what_has_been_found(name):
     problem = random_problem(0, 22)
@@ -222,6 +248,8 @@ def test_ctrl_c_returns_what_has_been_found(name):
         ("local_search", {"method": "magic"}, "method must be one of"),
         ("local_search", {"starts": 0}, "starts must be at least 1"),
         ("two_opt", {"starts": 0}, "starts must be at least 1"),
+        ("faq", {"starts": 0}, "starts must be at least 1"),
+        ("faq", {"tolerance": float("nan")}, "tolerance must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, setting, words):

@@ -328,10 +328,11 @@ def _solve(
     parent: Integers,
     scanned: Integers,
     free: Integers,
+    warm: bool,
 ) -> None:  # pragma: no cover - compiled
     """Solve one problem: see shortest_augmenting_path, here on pointers."""
     for j in range(m):
-        v[j] = 0.0
+        v[j] = v[j] if warm else 0.0
         col_to_row[j] = -1
         key[j] = j
     for i in range(n):
@@ -339,7 +340,9 @@ def _solve(
         free[i] = i
     n_free = n
     if n > 1:
-        if square and _is_rank_one(cost, n, m, distance, blocked):
+        if warm:
+            pass
+        elif square and _is_rank_one(cost, n, m, distance, blocked):
             _match_sorted(cost, n, m, v, row_to_col, col_to_row, key, distance, blocked, parent, scanned)
         elif square:
             _reduce_columns(cost, n, m, v, row_to_col, col_to_row, key, parent, free, distance)
@@ -362,18 +365,20 @@ def shortest_augmenting_path(
     v: Doubles,
     values: Doubles,
     indices: Integers,
+    warm: bool = False,
 ) -> None:  # pragma: no cover - compiled
     """Solve one problem, for other kernels: no allocation, every array C-contiguous.
 
     cost (n, m) with n <= m, read only; columns of padding, if any, come last and are +inf, and ``square`` says whether
     n columns are left without them.  Outputs: row_to_col (n,), col_to_row (m,) with -1 on unmatched columns, the
-    potentials u (n,) and v (m,).  Scratch: values (3, m), indices (4, m).
+    potentials u (n,) and v (m,).  Scratch: values (3, m), indices (4, m).  A ``warm`` start begins from the v given,
+    those of a similar problem (square, and n == m but for padding: there any potentials may end up optimal).
     """
     n, m = cost.shape
     _solve(
         at(cost, 0), n, m, square, at(row_to_col, 0), at(col_to_row, 0), at(u, 0), at(v, 0),
         at(values, 0), at(values, m), at(values, 2 * m),
-        at(indices, 0), at(indices, m), at(indices, 2 * m), at(indices, 3 * m),
+        at(indices, 0), at(indices, m), at(indices, 2 * m), at(indices, 3 * m), warm,
     )  # fmt: skip
 
 
@@ -418,7 +423,7 @@ def _solve_with(
         _solve(
             problem, rows, width, n == m, row_to_col, match, short, dual,
             at(values, 0), at(values, width), at(values, 2 * width),
-            at(indices, 0), at(indices, width), at(indices, 2 * width), at(indices, 3 * width),
+            at(indices, 0), at(indices, width), at(indices, 2 * width), at(indices, 3 * width), False,
         )  # fmt: skip
         for j in range(columns):
             long[j] = dual[j]
