@@ -156,6 +156,9 @@ class _Ascent:
         ascent, limit, due = SmoothedAscent(*self.matrices, self.solver.seed), self.solver.max_iterations, 1
         began, last = self.clock.elapsed, -np.inf
         while self.sweeps < limit:
+            if self.expired:
+                self.status = Status.TIME_LIMIT
+                break
             cold = COOLING * limit
             if self.clock.time_limit is not None and self.sweeps > 0:
                 each = (self.clock.elapsed - began) / self.sweeps
@@ -163,10 +166,7 @@ class _Ascent:
             eps = WARM * (COLD / WARM) ** min(1.0, self.sweeps / cold)
             ascent.sweep(eps)
             self.sweeps += 1
-            if self.expired:
-                self.status = Status.TIME_LIMIT
-                break
-            if self.sweeps >= due:
+            if self.sweeps >= due and not self.expired:
                 due = int(EVERY * self.sweeps) + 8
                 if self.check(ascent.settled()):
                     return
@@ -174,12 +174,16 @@ class _Ascent:
                     self.status = Status.CONVERGED
                     return
                 last = self.bound
-        self.check(ascent.settled())
+        if self.sweeps:
+            self.check(ascent.settled())
 
     def published(self) -> None:
         """Sweeps until four in a row bring nothing."""
         ascent, stalls, tolerance = ExactAscent(*self.matrices), 0, self.solver.tolerance
         while self.sweeps < self.solver.max_iterations:
+            if self.expired:
+                self.status = Status.TIME_LIMIT
+                return
             before = self.bound
             ascent.sweep()
             self.sweeps += 1
@@ -187,8 +191,8 @@ class _Ascent:
                 return
             gain = self.bound - before
             stalls = stalls + 1 if gain < min(tolerance, tolerance * abs(self.bound)) else 0
-            if stalls > STALLS or self.expired:
-                self.status = Status.TIME_LIMIT if self.expired else Status.CONVERGED
+            if stalls > STALLS:
+                self.status = Status.CONVERGED
                 return
 
 

@@ -31,6 +31,8 @@ BUILTIN = {
     "faq": "solvers.faq:FAQ",
     "two_opt": "solvers.two_opt:TwoOpt",
     "local_search": "solvers.local_search:LocalSearch",
+    "gurobi": "solvers.gurobi:Gurobi",
+    "highs": "solvers.highs:HiGHS",
     "brute_force": "solvers.brute_force:BruteForce",
 }
 DEFAULTS: dict[type, str] = {

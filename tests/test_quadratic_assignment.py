@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from solvers import QuadraticAssignmentProblem, Status, make_solver, solve
+from solvers.gurobi import _is_restricted
+from solvers.highs import level_one_bound
 from solvers.integrality import round_up
 from solvers.kernels.compiling import compiled
 from solvers.kernels.exchange import exchange, lay_out, new_position, objective, objectives, place
 from solvers.kernels.search import DESCENT, ITERATED, TABU, go_on, new_searches
 from solvers.kernels.vector_functions import exp_below_zero, log_of_positive
 from solvers.kernels.vectors import BYTES, load, store
+from solvers.registry import unavailable
 from solvers.symmetry import orbits
 from solvers.verify import recompute
 
@@ -194,6 +197,23 @@ def test_the_smoothed_ascent_passes_where_the_published_one_stalls():
     assert smoothed.lower_bound > published.lower_bound + 0.05 * gap
     bounds = [float(point.bound) for point in smoothed.history]
     assert bounds == sorted(bounds)
+
+
+def test_the_smoothed_ascent_comes_near_the_optimum_of_the_relaxation():
+    problem = random_problem(1, 7, symmetric=True)
+    optimum = level_one_bound(*(x.numpy() for x in (problem.A, problem.B, problem.linear))) + 3
+    solution = make_solver("hahn_grant", search=False).solve(problem)
+    assert solution.lower_bound <= optimum + 1e-6 * abs(optimum)
+    assert solution.lower_bound >= optimum - 2e-3 * float(solution.value - optimum + abs(optimum))
+
+
+def test_gurobi_says_what_its_licence_does_not_cover():
+    if unavailable("gurobi") is not None or not _is_restricted():
+        pytest.skip("needs the bundled licence")
+    solution = make_solver("gurobi").solve(random_problem(0, 15))
+    assert solution.status is Status.UNAVAILABLE
+    assert "n ≤ 14" in solution.message
+    assert solution.permutation is None
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
