@@ -73,10 +73,10 @@ def _solve_one(matrices: Matrices, gap: float, clock: Clock, until: float) -> tu
     """The permutation and the bound (without the constant) that the engine ends with."""
     model = level_one(*matrices)
     n = model.n
-    options: dict[str, float] = {"mip_rel_gap": gap}
+    options: Any = {"mip_rel_gap": gap}
     if np.isfinite(until):
         options["time_limit"] = max(0.01, until - clock.elapsed)
-    binary = np.zeros(len(model.cost))
+    binary: Any = np.zeros(len(model.cost))
     binary[: n * n] = 1
     result = milp(
         model.cost,
@@ -121,6 +121,6 @@ def level_one_bound(A: Doubles, B: Doubles, L: Doubles) -> float:
     """The optimum of the level-1 RLT by HiGHS's interior point method: what dual ascent comes near to."""
     model = level_one(A, B, L)
     result = linprog(model.cost, A_eq=model.E, b_eq=model.e, bounds=(0, None), method="highs-ipm")
-    if not result.success:
+    if not result.success or result.fun is None:
         raise RuntimeError(f"HiGHS did not solve the relaxation: {result.message}")
     return float(result.fun)
