@@ -92,6 +92,25 @@ def gromov_wasserstein_instance(size: str) -> tuple[Array, Array, Array]:
     return Dx / largest, Dy / largest, shuffle.argsort(1)
 
 
+@cache
+def quadratic_assignment_instance(size: str) -> tuple[Array, Array]:
+    """(A, B) of shape (batch, n, n), float64, symmetric with zero diagonals, for a size "batch x n x n".
+
+    −A and B are the standardised distances of two unrelated clouds of random unit vectors in 8 dimensions: matching
+    them is Gromov–Wasserstein without its constant.
+    """
+    batch, n, m = map(int, size.split("x"))
+    if n != m:
+        raise ValueError(f"distance matrices are matched to others of their size, and {size} is not square")
+    x = np.random.default_rng(3).standard_normal((2, batch, n, 8))
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    D = np.linalg.norm(x[..., :, None, :] - x[..., None, :, :], axis=-1)
+    off = ~np.eye(n, dtype=bool)
+    mean, deviation = (f(D[..., off], axis=-1)[..., None, None] for f in (np.mean, np.std))
+    D = np.where(off, (D - mean) / deviation, 0.0)
+    return -D[0], D[1]
+
+
 # ------------------------------------------------------------------------------------------------ peers and devices
 
 

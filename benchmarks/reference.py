@@ -9,6 +9,7 @@ import ot
 
 from benchmarks import common
 from benchmarks.contenders import Array
+from solvers import QuadraticAssignmentProblem, make_solver
 
 
 @cache
@@ -102,3 +103,19 @@ def couplings(matching: Array) -> Array:
     if matching.ndim == 3:
         return matching
     return np.eye(matching.shape[-1])[matching] / matching.shape[-1]
+
+
+@cache
+def quadratic_assignment_best(size: str) -> Array:
+    """The best values known, (batch,): of a search far longer, and from other starts, than any that is compared."""
+    A, B = common.quadratic_assignment_instance(size)
+    search = make_solver("local_search", starts=16, max_iterations=20_000, seed=12345)
+    return search.solve(QuadraticAssignmentProblem(A, B)).value.numpy()
+
+
+def quadratic_assignment_gap(size: str, answer: Array) -> float:
+    """How far the values of matchings (batch, n) are above the best known, relative to their size; at least 0."""
+    A, B = common.quadratic_assignment_instance(size)
+    values = np.stack([(a * b[np.ix_(p, p)]).sum() for a, b, p in zip(A, B, answer, strict=True)])
+    best = quadratic_assignment_best(size)
+    return float(max(0, ((values - best) / abs(best)).max()))

@@ -35,8 +35,10 @@ LIMITS = {
     "conditional_transport.ConditionalTransport": 1e-5,
     "conditional_transport.ConditionalTransportGradient": 1e-5,
     "gromov_wasserstein.GromovWasserstein": 0.3,  # a local optimum
+    "quadratic_assignment.QuadraticAssignment": 0.05,  # a local optimum
+    "quadratic_assignment.QuadraticAssignmentBound": 0.5,  # of a relaxation
 }
-FAMILIES = ("sinkhorn", "emd", "conditional_transport", "gromov_wasserstein")
+FAMILIES = ("sinkhorn", "emd", "conditional_transport", "gromov_wasserstein", "quadratic_assignment")
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +318,26 @@ def test_gromov_wassersteins_return_couplings(suite, name):
     assert 0 <= suite.reference.gromov_wasserstein_gap("2x6x6", answer) < 0.3
     assert suite.reference.gromov_wasserstein_gap("2x6x6", planted) == 0
     assert suite.reference.gromov_wasserstein_gap("2x6x6", np.full((2, 6, 6), 1 / 36)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["local_search", "faq", "two_opt", "branch_and_bound", "scipy_faq", "scipy_2opt"])
+def test_quadratic_assignments_come_to_the_optimum_of_small_problems(suite, name):
+    size = "2x6x6"
+    problem = suite.contenders.Instance(suite.common.quadratic_assignment_instance(size))
+    answer = suite.common.finite(suite.competing["quadratic_assignment"].SOLVERS[name].prepared(problem)())
+    assert suite.reference.quadratic_assignment_gap(size, answer) < 1e-9
+    A, B = map(torch.from_numpy, problem.arrays)
+    optimum = make_solver("brute_force").solve(QuadraticAssignmentProblem(A, B)).value.numpy()
+    np.testing.assert_allclose(suite.reference.quadratic_assignment_best(size), optimum)
+    worst = suite.reference.quadratic_assignment_gap(size, np.tile(np.arange(6), (2, 1)))
+    assert worst > 0
+
+
+@pytest.mark.parametrize("name", ["hahn_grant", "hahn_grant_published"])
+def test_bounds_of_quadratic_assignments_are_below(suite, name):
+    problem = suite.contenders.Instance(suite.common.quadratic_assignment_instance("2x6x6"))
+    bounds = suite.common.finite(suite.competing["quadratic_assignment"].BOUNDS[name].prepared(problem)())
+    assert (bounds <= suite.reference.quadratic_assignment_best("2x6x6") + 1e-9).all()
 
 
 def test_the_energy_of_a_matching_is_the_objective_of_the_problem(suite):

@@ -1,0 +1,68 @@
+"""Quadratic assignment: every contender takes A, B (batch, n, n) to matchings (batch, n), or to lower bounds (batch,).
+
+The problems are minimised, Σ_ij A[i, j] B[p(i), p(j)], and hard: times say little without the values.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.optimize import quadratic_assignment
+
+from benchmarks import common
+from benchmarks.contenders import Call, Contender, Instance
+from solvers import QuadraticAssignmentProblem, make_solver
+
+RESTARTS = 100
+
+
+def _ours(instance: Instance, name: str, **settings: Any) -> Call:
+    solver, (A, B) = make_solver(name, **settings), instance.tensors()
+    accepted = "ITERATION_LIMIT"  # the peers, too, return what they have at their limit of iterations
+    return lambda: common.solved(solver.solve(QuadraticAssignmentProblem(A, B)), accepted).permutation
+
+
+def _our_bound(instance: Instance, **settings: Any) -> Call:
+    solver, (A, B) = make_solver("hahn_grant", search=False, **settings), instance.tensors()
+    return lambda: common.solved(solver.solve(QuadraticAssignmentProblem(A, B)), "ITERATION_LIMIT").lower_bound
+
+
+def _scipy(instance: Instance, method: str, restarts: int) -> Call:
+    """The best of so many runs, from the barycenter and random matrices (faq) or from random permutations (2opt)."""
+    A, B = instance.numpy()
+    start: dict[str, Any] = {} if method == "2opt" else {"P0": "randomized"}
+
+    def best(a: Any, b: Any) -> Any:
+        rng = np.random.default_rng(0)
+        found = [quadratic_assignment(a, b, method=method, options={"rng": rng})]
+        found += [quadratic_assignment(a, b, method=method, options={"rng": rng, **start}) for _ in range(restarts - 1)]
+        return min(found, key=lambda result: result.fun).col_ind
+
+    return lambda: np.stack([best(a, b) for a, b in zip(A, B, strict=True)])
+
+
+SOLVERS = {
+    "local_search": Contender(partial(_ours, name="local_search", max_iterations=5000), "matchmark", "tabu, iterated"),
+    "faq": Contender(partial(_ours, name="faq", starts=RESTARTS), "matchmark", f"Frank–Wolfe, {RESTARTS} starts"),
+    "two_opt": Contender(partial(_ours, name="two_opt", starts=RESTARTS), "matchmark", f"descent, {RESTARTS} starts"),
+    "branch_and_bound": Contender(
+        partial(_ours, name="branch_and_bound"), "matchmark", "exact", largest=(12, "minutes and more")
+    ),
+    "scipy_faq": Contender(
+        partial(_scipy, method="faq", restarts=RESTARTS), "scipy", f"Frank–Wolfe, {RESTARTS} starts"
+    ),
+    "scipy_2opt": Contender(
+        partial(_scipy, method="2opt", restarts=RESTARTS),
+        "scipy",
+        f"descent, {RESTARTS} starts",
+        largest=(30, "half a minute a problem"),
+    ),
+}
+BOUNDS = {
+    "hahn_grant": Contender(_our_bound, "matchmark", "smoothed"),
+    "hahn_grant_published": Contender(
+        partial(_our_bound, schedule="published", max_iterations=100), "matchmark", "published, 100 sweeps"
+    ),
+}

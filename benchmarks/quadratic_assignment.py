@@ -1,0 +1,58 @@
+"""Quadratic assignment: heuristics by time and value, bounds by time and distance; see `benchmarks.contenders`."""
+
+from functools import cache
+
+from benchmarks import common, reference
+from benchmarks.contenders import Instance, quadratic_assignment
+
+
+class QuadraticAssignment:
+    """Unrelated point clouds, whose best matching nothing gives away."""
+
+    version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
+    param_names = ("solver", "size")
+    params = (
+        common.grid(["local_search", "faq", "scipy_faq"], ["two_opt", "branch_and_bound", "scipy_2opt"]),
+        common.grid(["1x12x12"], ["4x20x20", "1x50x50"], ["1x100x100"]),
+    )
+
+    def setup(self, solver, size):
+        self.call = _warm(quadratic_assignment.SOLVERS[solver], size)
+
+    def time_solve(self, solver, size):
+        self.call()
+
+    def track_optimality_gap(self, solver, size):
+        """Of the values to the best known ones, the largest of the batch, relative."""
+        return common.tracked(reference.quadratic_assignment_gap(size, common.finite(self.call())))
+
+    track_optimality_gap.unit = "relative"
+
+
+class QuadraticAssignmentBound:
+    """Lower bounds of the same problems."""
+
+    version = "1"
+    param_names = ("solver", "size")
+    params = (
+        common.grid(["hahn_grant"], ["hahn_grant_published"]),
+        common.grid(["1x12x12"], ["1x20x20"], ["1x30x30"]),
+    )
+
+    def setup(self, solver, size):
+        self.call = _warm(quadratic_assignment.BOUNDS[solver], size)
+
+    def time_solve(self, solver, size):
+        self.call()
+
+    def track_optimality_gap(self, solver, size):
+        """Of the best known values to the bounds, the largest of the batch, relative."""
+        bounds, best = common.finite(self.call()), reference.quadratic_assignment_best(size)
+        return common.tracked(float(((best - bounds) / abs(best)).max()))
+
+    track_optimality_gap.unit = "relative"
+
+
+@cache  # asv runs setup before every sample
+def _warm(contender, size):
+    return common.warmed_up(contender.prepared(Instance(common.quadratic_assignment_instance(size))))
