@@ -86,7 +86,7 @@ class BranchAndBound(Solver):
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
         square = (np.zeros((2, 2)),) * 3
         smoothed_sweeps(new_smoothed(*square), np.zeros((0, 2), np.int64), np.zeros(0))
-        finish(new_dual(*square), np.empty((5, 2), np.int64))
+        finish(new_dual(*square), np.empty(2, np.int64))
         objective(lay_out(*square), np.arange(2))
         return prepare(problem)
 
@@ -223,9 +223,9 @@ class _Tree:
             smoothed_sweeps(state, orders, temperatures)
             U, V = (np.multiply(x[..., :m], unit, dtype=np.float64) for x in (state.U, state.V))
             dual = new_dual(node.A, node.B, node.L, np.ascontiguousarray(U), np.ascontiguousarray(V))
-            permutations = np.empty((m * m + 1, m), np.int64)
-            finish(dual, permutations)
-            self.consider(self._whole(node, permutations[0]))
+            q = np.empty(m, np.int64)
+            finish(dual, q)
+            self.consider(self._whole(node, q))
             bound = self.lattice.round_up(node.constant + float(dual.bound[0]))
             node.bound = max(node.bound, bound)
             if node.bound >= self.cutoff:

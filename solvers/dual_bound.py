@@ -26,7 +26,7 @@ class Settled(NamedTuple):
     bound: float
     U: Doubles
     V: Doubles
-    permutations: Integers  # (n² + 1, n)
+    permutations: Integers  # (count, n)
 
 
 class SmoothedAscent:
@@ -56,9 +56,9 @@ class SmoothedAscent:
         n, unit = len(self.problem[0]), self.scale[0] * self.scale[1]
         U, V = (np.multiply(x[..., :n], unit, dtype=np.float64) for x in (self.state.U, self.state.V))
         dual = new_dual(*self.problem, np.ascontiguousarray(U), np.ascontiguousarray(V))
-        permutations = np.empty((n * n + 1, n), np.int64)
-        finish(dual, permutations)
-        return Settled(float(dual.bound[0]), dual.U, dual.V, permutations)
+        p = np.empty((1, n), np.int64)
+        finish(dual, p[0])
+        return Settled(float(dual.bound[0]), dual.U, dual.V, p)
 
 
 class ExactAscent:

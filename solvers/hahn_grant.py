@@ -39,8 +39,8 @@ class HahnGrant(Solver):
     in float64 by the referee, and rounded up where costs are integers; where it meets the value, the answer is OPTIMAL.
     Memory is O(n³), a sweep O(n⁴).
 
-    * ``schedule="smoothed"``: coordinate ascent on the smoothed dual at falling temperature, then one sweep of exact
-      assignments. It comes close to the optimum of the relaxation, where the published order stalls below.
+    * ``schedule="smoothed"``: coordinate ascent on the smoothed dual at falling temperature, made a bound by the minima
+      of the residuals. It comes close to the optimum of the relaxation, where the published order stalls below.
     * ``schedule="published"``: Hahn and Grant's own in its factorised form: leaders spread over their rows, choices
       visited by increasing leader, until four sweeps in a row bring nothing.
 
