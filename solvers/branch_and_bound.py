@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numba
@@ -35,6 +40,7 @@ REWARM = 0.01  # the temperature that a node starts again from
 ROOT_SWEEPS, SWEEPS = 600, 8  # at the root; at a node between two checks of its bound
 HOPE = 8  # a node is branched on when so many checks like the last would not close its gap
 STARTS, MOVES = 8, 1000  # of the search for the incumbent; moves a start and member
+SAVE_EVERY = 10.0  # seconds between two checkpoints
 SHARE = 0.2  # of the time limit that this search may take
 
 
@@ -66,6 +72,8 @@ class BranchAndBound(Solver):
 
     Attributes:
         max_iterations: nodes that are bounded.
+        checkpoint: a file that keeps the open nodes and the incumbent, written every few seconds and at the end; a
+            search of the same problem that finds it goes on from there. For single problems.
     """
 
     name: ClassVar = "branch_and_bound"
@@ -77,6 +85,7 @@ class BranchAndBound(Solver):
     reference: ClassVar = "Hahn, Grant and Hall, A Branch-and-Bound Algorithm for the Quadratic Assignment, 1998"
 
     max_iterations: int = 100_000_000
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +93,8 @@ class BranchAndBound(Solver):
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
 
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
+        if self.checkpoint is not None and problem.batch_shape.numel() != 1:
+            raise ValueError(f"checkpoint is for one problem, and this is a batch of {problem.batch_shape.numel()}")
         square = (np.zeros((2, 2)),) * 3
         smoothed_sweeps(new_smoothed(*square), np.zeros((0, 2), np.int64), np.zeros(0))
         finish(new_dual(*square), np.empty(2, np.int64))
@@ -133,12 +144,15 @@ class _Tree:
         self.p, self.value = np.arange(n), objective(self.costs, np.arange(n)) + constant
         self.proven = np.inf  # the least bound of a node that was closed by its bound
         root = _Node(np.arange(n), np.arange(n), (), -np.inf, A, B, L, constant)
-        self.open, self.busy, self.lock = [root], dict[int, float](), threading.Condition()
+        self.open, self.busy, self.lock = [root], dict[int, _Node](), threading.Condition()
+        self.saved = time.monotonic()
+        if solver.checkpoint is not None and Path(solver.checkpoint).exists():
+            self._resume(Path(solver.checkpoint))
 
     @property
     def lower_bound(self) -> float:
         """No permutation is below: the least of the open nodes, the closed ones and the incumbent."""
-        return min([self.value, self.proven, *(node.bound for node in self.open), *self.busy.values()])
+        return min([self.value, self.proven, *(node.bound for node in [*self.open, *self.busy.values()])])
 
     @property
     def expired(self) -> bool:
@@ -164,6 +178,8 @@ class _Tree:
                 done.result()
         if self.open:
             self.status = Status.TIME_LIMIT if self.expired else Status.ITERATION_LIMIT
+        if self.solver.checkpoint is not None:
+            self._save(Path(self.solver.checkpoint))
         self.note()
 
     def consider(self, p: Integers) -> None:
@@ -191,7 +207,7 @@ class _Tree:
                 if node.bound >= self.cutoff:
                     self.proven = min(self.proven, node.bound)
                     continue
-                self.busy[me] = node.bound
+                self.busy[me] = node
                 self.nodes += 1
             try:
                 children = self._bounded(node)
@@ -204,6 +220,8 @@ class _Tree:
                     del self.busy[me]
                     if len(node.made) <= 1:
                         self.note()
+                    if self.solver.checkpoint is not None and time.monotonic() - self.saved > SAVE_EVERY:
+                        self._save(Path(self.solver.checkpoint))
                     self.lock.notify_all()
 
     def _bounded(self, node: _Node) -> list[_Node]:
@@ -295,6 +313,58 @@ class _Tree:
             p[i] = j
         p[node.rows] = node.columns[q]
         return p
+
+    def _save(self, path: Path) -> None:
+        """Write what is open, whole or not at all."""
+        kept = {
+            "problem": self._fingerprint(),
+            "permutation": self.p.tolist(),
+            "proven": self.proven,
+            "nodes": self.nodes,
+            "open": [[list(node.made), node.bound] for node in [*self.open, *self.busy.values()]],
+        }
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(kept))
+        partial.replace(path)
+        self.saved = time.monotonic()
+
+    def _resume(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        try:
+            kept = json.loads(path.read_text())
+            known = kept["problem"] == self._fingerprint()
+            self.p, self.proven, self.nodes = np.array(kept["permutation"], np.int64), kept["proven"], kept["nodes"]
+            self.open = [self._node_of(tuple(map(tuple, made)), bound) for made, bound in kept["open"]]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{path} is no checkpoint of a branch and bound ({error}); remove it to begin anew"
+            ) from None
+        if not known:
+            raise ValueError(f"the checkpoint {path} is of another problem; remove it or name another file")
+        self.value = objective(self.costs, self.p) + self.constant
+
+    def _node_of(self, made: tuple[tuple[int, int], ...], bound: float) -> _Node:
+        """The node with these choices, without what its parents knew."""
+        A, B, L = self.matrices
+        everything = np.arange(len(A))
+        i, j = (np.array([choice[side] for choice in made], np.int64) for side in (0, 1))
+        rows, columns = np.setdiff1d(everything, i), np.setdiff1d(everything, j)
+        extra = A[np.ix_(i, rows)].T @ B[np.ix_(j, columns)] + A[np.ix_(rows, i)] @ B[np.ix_(columns, j)].T
+        fixed = L[i, j].sum() + (A[np.ix_(i, i)] * B[np.ix_(j, j)]).sum()
+        return _Node(
+            rows=rows,
+            columns=columns,
+            made=made,
+            bound=bound,
+            A=A[np.ix_(rows, rows)],
+            B=B[np.ix_(columns, columns)],
+            L=L[np.ix_(rows, columns)] + extra,
+            constant=self.constant + float(fixed),
+        )
+
+    def _fingerprint(self) -> str:
+        whole = b"".join(M.tobytes() for M in self.matrices) + np.float64(self.constant).tobytes()
+        return hashlib.sha256(whole).hexdigest()
 
     def _close(self, bound: float) -> None:
         with self.lock:

@@ -29,6 +29,7 @@ BUILTIN = {
     "hahn_grant": "solvers.hahn_grant:HahnGrant",
     "branch_and_bound": "solvers.branch_and_bound:BranchAndBound",
     "faq": "solvers.faq:FAQ",
+    "local_cka": "solvers.local_cka:LocalCKA",
     "two_opt": "solvers.two_opt:TwoOpt",
     "local_search": "solvers.local_search:LocalSearch",
     "gurobi": "solvers.gurobi:Gurobi",

@@ -187,6 +187,26 @@ def test_branch_and_bound_proves_a_symmetric_instance_of_twelve():
     assert again.lower_bound < solution.value <= again.value
 
 
+def test_branch_and_bound_goes_on_from_its_checkpoint(tmp_path):
+    problem, file = random_problem(8, 11, integers=True, symmetric=True), str(tmp_path / "tree.json")
+    whole = solve(problem)
+    part = make_solver("branch_and_bound", max_iterations=10, checkpoint=file).solve(problem)
+    assert part.status is Status.ITERATION_LIMIT
+    rest = make_solver("branch_and_bound", checkpoint=file).solve(problem)
+    assert rest.status is Status.OPTIMAL
+    assert rest.value == whole.value == rest.lower_bound
+    assert rest.iterations > 10
+    again = make_solver("branch_and_bound", checkpoint=file).solve(problem)
+    assert (again.value, again.iterations, again.status) == (rest.value, rest.iterations, Status.OPTIMAL)
+    with pytest.raises(ValueError, match="of another problem"):
+        make_solver("branch_and_bound", checkpoint=file).solve(random_problem(9, 11))
+    (tmp_path / "tree.json").write_text('{"problem": 1')
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        make_solver("branch_and_bound", checkpoint=file).solve(problem)
+    with pytest.raises(ValueError, match="a batch of 3"):
+        make_solver("branch_and_bound", checkpoint=file).solve(random_problem(9, 4, batch=(3,)))
+
+
 def test_the_smoothed_ascent_passes_where_the_published_one_stalls():
     g = np.random.default_rng(4)
     D, E = (np.linalg.norm(x[:, None] - x, axis=-1) for x in g.normal(size=(2, 10, 8)))
@@ -242,6 +262,22 @@ def test_faq_from_the_barycenter_is_frank_wolfe_step_by_step(n, symmetric):
     assert more.value <= solution.value
 
 
+def test_local_cka_solves_what_its_settings_say():
+    g = np.random.default_rng(3)
+    x = g.normal(size=(12, 6))
+    shuffle = g.permutation(12)
+    y = (x @ np.linalg.qr(g.normal(size=(6, 6)))[0] + 7)[shuffle]  # turned, moved and shuffled: CKA sees none of it
+    K, M = x @ x.T, y @ y.T
+    problem = QuadraticAssignmentProblem.from_similarity(K, M)
+    solution = make_solver("local_cka").solve(problem)
+    assert solution.permutation.tolist() == np.argsort(shuffle).tolist()
+    skewed = random_problem(5, 10)
+    transposed = QuadraticAssignmentProblem(skewed.A.mT, skewed.B, skewed.linear, skewed.constant)
+    official = make_solver("local_cka", setting="official").solve(skewed)
+    assert torch.equal(official.permutation, make_solver("faq").solve(transposed).permutation)
+    assert official.value == skewed.objective(official.permutation)
+
+
 @pytest.mark.parametrize("name", ["hahn_grant", "branch_and_bound", "local_search"])
 def test_ctrl_c_returns_what_has_been_found(name):
     problem = random_problem(0, 22)
@@ -268,6 +304,7 @@ def test_ctrl_c_returns_what_has_been_found(name):
         ("local_search", {"method": "magic"}, "method must be one of"),
         ("local_search", {"starts": 0}, "starts must be at least 1"),
         ("two_opt", {"starts": 0}, "starts must be at least 1"),
+        ("local_cka", {"setting": "best"}, "setting must be 'published' or 'official'"),
         ("faq", {"starts": 0}, "starts must be at least 1"),
         ("faq", {"tolerance": float("nan")}, "tolerance must be"),
     ],
