@@ -336,9 +336,7 @@ class _Tree:
             self.p, self.proven, self.nodes = np.array(kept["permutation"], np.int64), kept["proven"], kept["nodes"]
             self.open = [self._node_of(tuple(map(tuple, made)), bound) for made, bound in kept["open"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"{path} is no checkpoint of a branch and bound ({error}); remove it to begin anew"
-            ) from None
+            raise ValueError(f"{path} is no checkpoint of branch_and_bound ({error}); remove it first") from None
         if not known:
             raise ValueError(f"the checkpoint {path} is of another problem; remove it or name another file")
         self.value = objective(self.costs, self.p) + self.constant

@@ -45,6 +45,13 @@ def grid(rows: int, columns: int) -> np.ndarray:
     return np.abs(x[:, None] - x) + np.abs(y[:, None] - y)
 
 
+def nugent_like() -> QuadraticAssignmentProblem:
+    """Random flows between twelve places of a grid, whose proof takes some dozens of nodes."""
+    g = np.random.default_rng(0)
+    flows = np.triu(g.integers(0, 6, (12, 12)) * (g.random((12, 12)) < 0.6), 1)
+    return QuadraticAssignmentProblem(flows + flows.T, grid(3, 4))
+
+
 @compiled
 def _apply(x, exps, logs, lanes):
     for k in range(0, len(x), lanes):
@@ -175,9 +182,7 @@ def test_branch_and_bound_agrees_with_brute_force(integers):
 
 
 def test_branch_and_bound_proves_a_symmetric_instance_of_twelve():
-    g = np.random.default_rng(0)
-    flows = np.triu(g.integers(0, 6, (12, 12)) * (g.random((12, 12)) < 0.6), 1)
-    problem = QuadraticAssignmentProblem(flows + flows.T, grid(3, 4))
+    problem = nugent_like()
     solution = solve(problem)
     assert solution.status is Status.OPTIMAL
     assert solution.value == solution.lower_bound
@@ -188,7 +193,7 @@ def test_branch_and_bound_proves_a_symmetric_instance_of_twelve():
 
 
 def test_branch_and_bound_goes_on_from_its_checkpoint(tmp_path):
-    problem, file = random_problem(8, 11, integers=True, symmetric=True), str(tmp_path / "tree.json")
+    problem, file = nugent_like(), str(tmp_path / "tree.json")
     whole = solve(problem)
     part = make_solver("branch_and_bound", max_iterations=10, checkpoint=file).solve(problem)
     assert part.status is Status.ITERATION_LIMIT
@@ -199,7 +204,7 @@ def test_branch_and_bound_goes_on_from_its_checkpoint(tmp_path):
     again = make_solver("branch_and_bound", checkpoint=file).solve(problem)
     assert (again.value, again.iterations, again.status) == (rest.value, rest.iterations, Status.OPTIMAL)
     with pytest.raises(ValueError, match="of another problem"):
-        make_solver("branch_and_bound", checkpoint=file).solve(random_problem(9, 11))
+        make_solver("branch_and_bound", checkpoint=file).solve(random_problem(9, 12))
     (tmp_path / "tree.json").write_text('{"problem": 1')
     with pytest.raises(ValueError, match="is no checkpoint"):
         make_solver("branch_and_bound", checkpoint=file).solve(problem)
