@@ -35,8 +35,8 @@ class QuadraticAssignmentBound:
     version = "1"
     param_names = ("solver", "size")
     params = (
-        common.grid(["hahn_grant"], ["hahn_grant_published"]),
-        common.grid(["1x12x12"], ["1x20x20"], ["1x30x30"]),
+        common.grid(["hahn_grant", "scipy_level_one"], ["hahn_grant_published"]),
+        common.grid(["1x8x8"], ["1x12x12", "1x20x20"], ["1x30x30"]),
     )
 
     def setup(self, solver, size):

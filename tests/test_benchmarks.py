@@ -333,7 +333,7 @@ def test_quadratic_assignments_come_to_the_optimum_of_small_problems(suite, name
     assert worst > 0
 
 
-@pytest.mark.parametrize("name", ["hahn_grant", "hahn_grant_published"])
+@pytest.mark.parametrize("name", ["hahn_grant", "hahn_grant_published", "scipy_level_one"])
 def test_bounds_of_quadratic_assignments_are_below(suite, name):
     problem = suite.contenders.Instance(suite.common.quadratic_assignment_instance("2x6x6"))
     bounds = suite.common.finite(suite.competing["quadratic_assignment"].BOUNDS[name].prepared(problem)())
