@@ -105,7 +105,9 @@ class HahnGrant(Solver):
         assert facts.lower_bound is not None
         assert isinstance(answer.statuses, list)
         proven = proves(facts.value, facts.lower_bound, problem.dtype).reshape(-1).tolist()
-        answer.statuses = [Status.OPTIMAL if good else s for s, good in zip(answer.statuses, proven, strict=True)]
+        for k, status in enumerate(answer.statuses):
+            if proven[k] or status is Status.OPTIMAL:  # rounding the duals to the problem's dtype may cost the proof
+                answer.statuses[k] = Status.OPTIMAL if proven[k] else Status.CONVERGED
         return answer
 
 
