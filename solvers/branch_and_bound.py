@@ -18,13 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.dual_bound import Matrices, spread
+from solvers.dual_bound import Matrices, settled, spread
 from solvers.integrality import lattice
-from solvers.kernels.dual_ascent import finish, new_dual
 from solvers.kernels.exchange import lay_out, objective
-from solvers.kernels.search import TABU, new_searches
 from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweeps
-from solvers.local_search import prepare, random_permutations, stretches
+from solvers.local_search import best_permutation, prepare
 from solvers.problems import QuadraticAssignmentProblem, default_tolerance
 from solvers.solution import Progress, Status
 from solvers.solver import Answer, Clock, Solver
@@ -89,15 +87,14 @@ class BranchAndBound(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
+        self._require_counts("max_iterations")
 
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
         if self.checkpoint is not None and problem.batch_shape.numel() != 1:
             raise ValueError(f"checkpoint is for one problem, and this is a batch of {problem.batch_shape.numel()}")
         square = (np.zeros((2, 2)),) * 3
         smoothed_sweeps(new_smoothed(*square), np.zeros((0, 2), np.int64), np.zeros(0))
-        finish(new_dual(*square), np.empty(2, np.int64))
+        settled(square, new_smoothed(*square), 1.0)
         objective(lay_out(*square), np.arange(2))
         return prepare(problem)
 
@@ -166,12 +163,8 @@ class _Tree:
     def search(self) -> None:
         """Find an incumbent, then search the tree until it is empty or the clock expires."""
         n = len(self.p)
-        seed = self.solver.seed
-        searches = new_searches(random_permutations(STARTS, n, seed), np.full(STARTS, TABU), seed)
         share = self.clock.elapsed + SHARE * (self.until - self.clock.elapsed)
-        for _ in stretches(self.matrices, searches, MOVES * n, self.clock, share):
-            pass
-        self.consider(searches.best[searches.value[:, 1].argmin()])
+        self.consider(best_permutation(self.matrices, STARTS, MOVES * n, self.solver.seed, self.clock, share))
         threads = numba.get_num_threads()
         with ThreadPoolExecutor(threads) as pool:
             for done in [pool.submit(self._work) for _ in range(threads)]:
@@ -239,12 +232,9 @@ class _Tree:
             temperatures = eps * (COLD / eps) ** np.linspace(0, 1, sweeps)
             orders = np.stack([self.random.permutation(m) for _ in range(sweeps)])
             smoothed_sweeps(state, orders, temperatures)
-            U, V = (np.multiply(x[..., :m], unit, dtype=np.float64) for x in (state.U, state.V))
-            dual = new_dual(node.A, node.B, node.L, np.ascontiguousarray(U), np.ascontiguousarray(V))
-            q = np.empty(m, np.int64)
-            finish(dual, q)
-            self.consider(self._whole(node, q))
-            bound = self.lattice.round_up(node.constant + float(dual.bound[0]))
+            found = settled((node.A, node.B, node.L), state, unit)
+            self.consider(self._whole(node, found.permutations[0]))
+            bound = self.lattice.round_up(node.constant + found.bound)
             node.bound = max(node.bound, bound)
             if node.bound >= self.cutoff:
                 self._close(node.bound)
@@ -255,7 +245,7 @@ class _Tree:
             if not gain * HOPE > gap and not (root and gain > 1e-3 * gap):
                 break
             last, eps, sweeps = bound, max(COLD, 0.3 * eps), SWEEPS if not root else ROOT_SWEEPS // 2
-        return self._children(node, dual.leaders, state.U[..., :m], state.V[..., :m])
+        return self._children(node, found.leaders, state.U[..., :m], state.V[..., :m])
 
     def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
         """One node a choice of the row or column with the fewest choices left, those alike counted once."""

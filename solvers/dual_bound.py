@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from solvers.kernels.assignment import solve_assignment
 from solvers.kernels.dual_ascent import Dual, exact_sweep, finish, new_dual
-from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweep, smoothed_sweep_in_parallel
+from solvers.kernels.smoothed_dual import Smoothed, new_smoothed, smoothed_sweep, smoothed_sweep_in_parallel
 from solvers.problems import QuadraticAssignmentProblem
 
 Doubles = NDArray[np.float64]
@@ -26,20 +26,18 @@ class Settled(NamedTuple):
     bound: float
     U: Doubles
     V: Doubles
+    leaders: Doubles  # (n, n), what each choice adds to the bound
     permutations: Integers  # (count, n)
 
 
 class SmoothedAscent:
     """Coordinate ascent on the smoothed dual (``kernels.smoothed_dual``), in units of the spread of a pair's cost."""
 
-    def __init__(
-        self, A: Doubles, B: Doubles, L: Doubles, seed: int = 0, duals: tuple[Doubles, Doubles] | None = None
-    ) -> None:
+    def __init__(self, A: Doubles, B: Doubles, L: Doubles, seed: int = 0) -> None:
         self.problem = (A, B, L)
         self.scale = (spread(A), spread(B))
         unit = self.scale[0] * self.scale[1]
-        U, V = (None, None) if duals is None else (x / unit for x in duals)
-        self.state = new_smoothed(A / self.scale[0], B / self.scale[1], L / unit, U, V)
+        self.state = new_smoothed(A / self.scale[0], B / self.scale[1], L / unit)
         self.random = np.random.default_rng(abs(seed))
 
     def sweep(self, eps: float) -> None:
@@ -53,12 +51,17 @@ class SmoothedAscent:
 
     def settled(self) -> Settled:
         """The bound that the ascent has come to, in float64; the ascent itself stays where it is."""
-        n, unit = len(self.problem[0]), self.scale[0] * self.scale[1]
-        U, V = (np.multiply(x[..., :n], unit, dtype=np.float64) for x in (self.state.U, self.state.V))
-        dual = new_dual(*self.problem, np.ascontiguousarray(U), np.ascontiguousarray(V))
-        p = np.empty((1, n), np.int64)
-        finish(dual, p[0])
-        return Settled(float(dual.bound[0]), dual.U, dual.V, p)
+        return settled(self.problem, self.state, self.scale[0] * self.scale[1])
+
+
+def settled(problem: Matrices, state: Smoothed, unit: float) -> Settled:
+    """What a smoothed state proves of its problem, whose costs are ``unit`` times the state's."""
+    n = len(problem[0])
+    U, V = (np.multiply(x[..., :n], unit, dtype=np.float64) for x in (state.U, state.V))
+    dual = new_dual(*problem, np.ascontiguousarray(U), np.ascontiguousarray(V))
+    p = np.empty((1, n), np.int64)
+    finish(dual, p[0])
+    return Settled(float(dual.bound[0]), dual.U, dual.V, dual.leaders, p)
 
 
 class ExactAscent:
@@ -75,7 +78,7 @@ class ExactAscent:
         """The bound after the last sweep, with what its leaders still hold."""
         _, u, v = solve_assignment(self.dual.leaders[None])
         bound = float(self.dual.bound[0] + u.sum() + v.sum())
-        return Settled(bound, self.dual.U, self.dual.V, self.permutations)
+        return Settled(bound, self.dual.U, self.dual.V, self.dual.leaders - u[0][:, None] - v[0], self.permutations)
 
 
 def spread(M: Doubles) -> float:

@@ -53,8 +53,7 @@ class EMD(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
+        self._require_counts("max_iterations")
 
     def _prepare(self, problem: PlanProblem) -> Transport:
         problem = problem.to_transport() if isinstance(problem, PartialTransportProblem) else problem

@@ -51,9 +51,7 @@ class FAQ(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("starts", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        self._require_counts("starts", "max_iterations")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be a number ≥ 0, not {self.tolerance!r}")
 

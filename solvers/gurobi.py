@@ -14,8 +14,7 @@ from scipy import sparse
 from solvers.dual_bound import Matrices
 from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objective
-from solvers.kernels.search import TABU, new_searches
-from solvers.local_search import prepare, random_permutations, stretches
+from solvers.local_search import best_permutation, prepare
 from solvers.problems import Problem, QuadraticAssignmentProblem, default_tolerance
 from solvers.solution import Status
 from solvers.solver import Answer, Clock, Solver
@@ -91,11 +90,9 @@ class Gurobi(Solver):
         """The best permutation, the engine's bound (without the constant) and how it ended."""
         import gurobipy as gp
 
-        n = len(matrices[0])
-        searches = new_searches(random_permutations(STARTS, n, self.seed), np.full(STARTS, TABU), self.seed)
-        for _ in stretches(matrices, searches, MOVES * n, clock, clock.elapsed + 0.1 * (until - clock.elapsed)):
-            pass
-        best = searches.best[searches.value[:, 1].argmin()].copy()
+        n, costs = len(matrices[0]), lay_out(*matrices)
+        share = clock.elapsed + 0.1 * (until - clock.elapsed)
+        best = best_permutation(matrices, STARTS, MOVES * n, self.seed, clock, share)
         Q, linear = quadratic_form(*matrices)
         rows = sparse.kron(sparse.eye(n), np.ones((1, n)))
         columns = sparse.kron(np.ones((1, n)), sparse.eye(n))
@@ -122,7 +119,7 @@ class Gurobi(Solver):
             bound = float(model.ObjBound) if model.Status != gp.GRB.LOADED else -np.inf
             if model.SolCount:
                 p = x.X.reshape(n, n).argmax(1)
-                if sorted(p) == list(range(n)) and objective(lay_out(*matrices), p) < searches.value[:, 1].min():
+                if sorted(p) == list(range(n)) and objective(costs, p) < objective(costs, best):
                     best = p
             ended = model.Status in (gp.GRB.TIME_LIMIT, gp.GRB.INTERRUPTED)
         return best, bound, Status.TIME_LIMIT if ended else Status.OPTIMAL

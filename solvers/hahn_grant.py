@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from solvers.dual_bound import ExactAscent, Matrices, Settled, SmoothedAscent
-from solvers.integrality import round_up
+from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objectives
 from solvers.kernels.search import DESCENT, TABU, new_searches
 from solvers.local_search import prepare, random_permutations, stretches
@@ -67,8 +67,7 @@ class HahnGrant(Solver):
         super().__post_init__()
         if self.schedule not in ("smoothed", "published"):
             raise ValueError(f"schedule must be 'smoothed' or 'published', not {self.schedule!r}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}")
+        self._require_counts("max_iterations")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be a number ≥ 0, not {self.tolerance!r}")
 
@@ -82,11 +81,12 @@ class HahnGrant(Solver):
 
     def _run(self, problem: QuadraticAssignmentProblem, prepared: list[Matrices], clock: Clock) -> Answer:
         n, batch = problem.A.shape[-1], problem.batch_shape
+        constants = problem.constant.detach().double().reshape(-1).tolist()
         runs = []
         for k, matrices in enumerate(prepared):
             share = clock.remaining / (len(prepared) - k)
-            alone = problem if not batch else _member(problem, k)
-            run = _Ascent(self, alone, matrices, Clock(share if np.isfinite(share) else None), clock)
+            part = Clock(share if np.isfinite(share) else None)
+            run = _Ascent(self, matrices, constants[k], problem.dtype, part, clock)
             (run.smoothed if self.schedule == "smoothed" else run.published)()
             runs.append(run)
         U, V = (
@@ -115,9 +115,10 @@ class _Ascent:
     """The ascent on one problem: its best permutation and bound so far."""
 
     def __init__(
-        self, solver: HahnGrant, problem: QuadraticAssignmentProblem, matrices: Matrices, clock: Clock, whole: Clock
+        self, solver: HahnGrant, matrices: Matrices, constant: float, dtype: torch.dtype, clock: Clock, whole: Clock
     ) -> None:
-        self.solver, self.problem, self.matrices, self.clock, self.whole = solver, problem, matrices, clock, whole
+        self.solver, self.matrices, self.dtype, self.clock, self.whole = solver, matrices, dtype, clock, whole
+        self.constant, self.lattice = constant, lattice(*matrices, constant)
         n, self.costs = len(matrices[0]), lay_out(*matrices)
         self.p, self.value = np.arange(n), np.inf
         self.duals, self.bound = tuple(np.zeros((2, n, n, n))), -np.inf
@@ -145,11 +146,10 @@ class _Ascent:
         self.consider(settled.permutations[order[:CANDIDATES]], 0)
         if self.solver.search:
             self.consider(settled.permutations[:1], len(self.p))
-        constant = float(self.problem.constant)
-        value = torch.tensor(self.value + constant, dtype=torch.float64)
-        bound = round_up(self.problem, torch.tensor(self.bound + constant, dtype=torch.float64))
+        value = torch.tensor(self.value + self.constant, dtype=torch.float64)
+        bound = torch.tensor(self.lattice.round_up(self.bound + self.constant), dtype=torch.float64)
         self.history.append(Progress(self.whole.elapsed, value, bound))
-        if proves(value, bound, self.problem.dtype):
+        if proves(value, bound, self.dtype):
             self.status = Status.OPTIMAL
         return self.status is Status.OPTIMAL
 
@@ -201,9 +201,3 @@ class _Ascent:
 def proves(value: torch.Tensor, bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Whether bounds meet values to what the dtype resolves."""
     return value - bound <= default_tolerance(dtype) * value.abs()
-
-
-def _member(problem: QuadraticAssignmentProblem, k: int) -> QuadraticAssignmentProblem:
-    n = problem.A.shape[-1]
-    A, B, L = (x.detach().reshape(-1, n, n)[k] for x in (problem.A, problem.B, problem.linear))
-    return QuadraticAssignmentProblem(A, B, L, problem.constant.detach().reshape(-1)[k])

@@ -49,9 +49,7 @@ class LocalSearch(Solver):
         super().__post_init__()
         if self.method not in KINDS:
             raise ValueError(f"method must be one of {', '.join(map(repr, KINDS))}, not {self.method!r}")
-        for name in ("starts", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        self._require_counts("starts", "max_iterations")
 
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
         return prepare(problem)
@@ -111,6 +109,16 @@ def stretches(
         yield float(searches.value[:, 1].min())
         if done >= moves or descents or clock.expired or (limited and clock.elapsed >= until):
             return
+
+
+def best_permutation(
+    matrices: Matrices, starts: int, moves: int, seed: int, clock: Clock, until: float
+) -> NDArray[np.int64]:
+    """The best permutation (n,) of a tabu search from so many random starts: what exact solvers begin with."""
+    searches = new_searches(random_permutations(starts, len(matrices[0]), seed), np.full(starts, TABU), seed)
+    for _ in stretches(matrices, searches, moves, clock, until):
+        pass
+    return searches.best[searches.value[:, 1].argmin()]
 
 
 def random_permutations(count: int, n: int, seed: int) -> NDArray[np.int64]:

@@ -129,6 +129,12 @@ class Solver(ABC):
         if self.time_limit is not None and not self.time_limit >= 0:
             raise ValueError(f"time_limit must be a number of seconds ≥ 0 or None, not {self.time_limit!r}")
 
+    def _require_counts(self, *names: str) -> None:
+        """Refuse settings that count something and are below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+
     @classmethod
     def unavailable(cls, problem: Problem | None = None) -> str | None:
         """Why this solver cannot run on this machine, or not on this problem (a licence); None when it can."""

@@ -32,8 +32,7 @@ class TwoOpt(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.starts < 1:
-            raise ValueError(f"starts must be at least 1, not {self.starts!r}")
+        self._require_counts("starts")
 
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
         return prepare(problem)
