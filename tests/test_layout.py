@@ -70,7 +70,8 @@ def test_the_readme_commands_exist():
         assert link.startswith("http") or (ROOT / link).exists(), link
 
 
-def test_the_readme_example_runs():
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
