@@ -9,7 +9,7 @@ import ot
 import pytest
 import torch
 from conftest import exact_values, make_problem
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import solvers.emd
@@ -62,6 +62,7 @@ def test_the_value_is_that_of_linear_programming(parts, scale):
 
 @settings(max_examples=60, deadline=None)
 @given(problems, scales)
+@example((34, 29, 13598, "points", False, 1.0), 1e-12)  # potentials that are zero but for the rounding of large costs
 def test_every_answer_is_a_vertex_that_its_potentials_prove(parts, scale):
     C, a, b = any_problem(*parts)
     problem = TransportProblem(scale * C, a, b)

@@ -64,7 +64,7 @@ class Work(NamedTuple):
     nodes: Nodes  # (chunks, 6, nodes): of the tree, and scratch
     masses: Integers  # (chunks, 4, nodes): flows, what is left to send, and scratch
     reals: Doubles  # (chunks, 3, nodes): potentials, prices, and scratch
-    scale: Doubles  # (chunks, 3): a unit of mass is the product of the first two, one of cost is the third
+    scale: Doubles  # (chunks, 4): a unit of mass is the product of the first two, one of cost the third; noise
     state: Integers  # (chunks, 6): where to search, row and column; pivots since fresh; all; problem; its nodes
 
 
@@ -295,13 +295,14 @@ def _run_chunk(chunk: int, problems: Batch, work: Work, limit: int, budget: int)
         at(work.masses, masses),
         at(work.reals, reals),
         at(work.reals, reals + size),
+        at(work.scale, chunk * 4 + 3),
     )
     order, left, key = (
         at(work.nodes, nodes + 5 * size),
         at(work.masses, masses + size),
         at(work.reals, reals + 2 * size),
     )
-    cost, scale, state = at(work.cost, chunk * work.cost.shape[1]), at(work.scale, chunk * 3), at(work.state, chunk * 6)
+    cost, scale, state = at(work.cost, chunk * work.cost.shape[1]), at(work.scale, chunk * 4), at(work.state, chunk * 6)
     end = (chunk + 1) * batch // len(work.cost)
     while state[4] < end and budget > 0:
         k = state[4]
@@ -382,7 +383,7 @@ class Transport:
             nodes=np.empty((chunks, 6, size), np.int32),
             masses=np.empty((chunks, 4, size), np.int64),
             reals=aligned_zeros(chunks * 3 * size, np.float64).reshape(chunks, 3, size),
-            scale=np.empty((chunks, 3)),
+            scale=np.empty((chunks, 4)),
             state=np.zeros((chunks, 6), np.int64),
         )
         self.work.state[:, 4] = [chunk * batch // chunks for chunk in range(chunks)]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.kernels.compiling import inner
+from solvers.kernels.intrinsics import smaller
 from solvers.kernels.vectors import LANES, constant, first_equal, least, load, store
 from solvers.kernels.vectors import lowest as lowest_lane
 
@@ -43,6 +44,7 @@ class Tree(NamedTuple):
     flow: Integers  # on the arc to the parent
     potential: Doubles
     price: Doubles  # the potential, moved against entering by what may be rounding
+    noise: Doubles  # (1,): what that is at least, for potentials that are small because large costs cancel
 
 
 @inner
@@ -179,7 +181,7 @@ def thread_tree(tree: Tree, nodes: int, order: Nodes) -> None:  # pragma: no cov
 @inner
 def _shift(tree: Tree, x: int, amount: float) -> None:  # pragma: no cover - compiled
     value = tree.potential[x] + amount
-    noise = NOISE * abs(value)
+    noise = -smaller(-NOISE * abs(value), -tree.noise[0])
     tree.potential[x] = value
     tree.price[x] = value + (noise if x < tree.width else -noise)
 
@@ -189,12 +191,17 @@ def refresh_potentials(tree: Tree, cost: Doubles, nodes: int) -> None:  # pragma
     """Potentials from the tree alone, without the rounding that the pivots have gathered; zero at the root."""
     x, width = tree.after[tree.beyond], tree.width
     tree.potential[x] = 0.0
-    _shift(tree, x, 0.0)
+    largest = 0.0
     for _ in range(nodes - 1):
         x = tree.after[x]
         p = tree.parent[x]
-        tree.potential[x] = tree.potential[p]
-        _shift(tree, x, cost[(x - width) * width + p] if x >= width else -cost[(p - width) * width + x])
+        step = cost[(x - width) * width + p] if x >= width else -cost[(p - width) * width + x]
+        tree.potential[x] = tree.potential[p] + step
+        largest = -smaller(-abs(tree.potential[x]), -largest)
+    tree.noise[0] = NOISE * largest
+    for _ in range(nodes):
+        x = tree.after[x]
+        _shift(tree, x, 0.0)
 
 
 @inner
