@@ -106,7 +106,9 @@ def data() -> None:
 
 @app.command()
 def solve(
-    file: Annotated[Path, typer.Argument(help="An .npz with cost (and a, b), or A and B (and linear, constant).")],
+    file: Annotated[
+        Path, typer.Argument(help="An .npz with cost (and a, b) or A and B (and linear, constant), or a .dd.")
+    ],
     solver: Annotated[str | None, typer.Option("--solver", help="Registry name; see `matchmark list`.")] = None,
     problem: Annotated[
         str | None, typer.Option("--problem", help="transport, assignment or quadratic_assignment.")

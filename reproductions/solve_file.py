@@ -1,4 +1,4 @@
-"""``matchmark solve``: a problem in an .npz file, its solution in another."""
+"""``matchmark solve``: a problem in an .npz or .dd file, its solution in another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from reproductions import UserError
 from reproductions.storage import write_atomically
-from solvers import AssignmentProblem, QuadraticAssignmentProblem, Solution, TransportProblem
+from solvers import AssignmentProblem, GraphMatchingProblem, QuadraticAssignmentProblem, Solution, TransportProblem
+from solvers.dd_files import read_dd
 from solvers.registry import solver_class
 
 FIELDS = {"cost": 2, "a": 1, "b": 1, "A": 2, "B": 2, "linear": 2, "constant": 0}
@@ -20,14 +21,14 @@ PROBLEMS = {
     "assignment": AssignmentProblem,
     "quadratic_assignment": QuadraticAssignmentProblem,
 }
-Problem = TransportProblem | AssignmentProblem | QuadraticAssignmentProblem
+Problem = TransportProblem | AssignmentProblem | QuadraticAssignmentProblem | GraphMatchingProblem
 
 
 def read_problem(path: Path, kind: str | None, solver: str | None) -> Problem:
     """The problem in a file: the array ``cost`` (and ``a``, ``b``), or ``A`` and ``B`` (and ``linear``, ``constant``).
 
     Args:
-        path: an .npz archive.
+        path: an .npz archive, or a .dd file (or .dd.gz) with a graph matching.
         kind: "transport", "assignment" or "quadratic_assignment"; None to read it off the arrays and the solver.
         solver: name of the solver that is to take it.
 
@@ -35,6 +36,12 @@ def read_problem(path: Path, kind: str | None, solver: str | None) -> Problem:
         UserError: no such file, not an archive of numbers, unknown or missing arrays, arrays of a wrong rank.
         InvalidProblem: entries that cannot make a problem.
     """
+    if path.suffix == ".dd" or path.name.endswith(".dd.gz"):
+        if not path.exists():
+            raise UserError(f"there is no file {path}")
+        if kind is not None:
+            raise UserError(f"a .dd file holds a graph matching; leave out the problem type {kind!r}")
+        return read_dd(path)
     arrays = _arrays(path)
     kind = kind or _kind(arrays, solver)
     if kind not in PROBLEMS:

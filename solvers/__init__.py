@@ -7,6 +7,7 @@
 (0.0, 'OPTIMAL')
 """
 
+from solvers.graph_matching import GraphMatchingProblem
 from solvers.lazy_plan import LazyPlan
 from solvers.partial import PartialTransportProblem
 from solvers.point_clouds import PointCloudTransportProblem
@@ -24,6 +25,7 @@ from solvers.verify import InvalidSolution, check
 
 __all__ = [
     "AssignmentProblem",
+    "GraphMatchingProblem",
     "InvalidProblem",
     "InvalidSolution",
     "LazyPlan",

@@ -50,8 +50,13 @@ class Problem(ABC):
         return getattr(self, next(iter(self.__dataclass_fields__)))  # type: ignore[attr-defined]
 
     @property
+    def shape(self) -> torch.Size:
+        """``(*batch, n, m)``: that of the cost, or of its like."""
+        return self._first.shape
+
+    @property
     def batch_shape(self) -> torch.Size:
-        return self._first.shape[:-2]
+        return self.shape[:-2]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,11 +105,6 @@ class PlanProblem(Problem):
     cost: Tensor
     a: Tensor
     b: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """``(*batch, n, m)``, the shape of cost and plan."""
-        return self.cost.shape
 
     def largest_cost(self) -> Tensor:
         """No |C_ij| is above it, shape ``(*batch,)``."""

@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from solvers.graph_matching import GraphMatchingProblem
 from solvers.partial import PartialTransportProblem
 from solvers.problems import AssignmentProblem, Problem, QuadraticAssignmentProblem, TransportProblem
 from solvers.solution import Solution
@@ -32,6 +33,8 @@ BUILTIN = {
     "local_cka": "solvers.local_cka:LocalCKA",
     "two_opt": "solvers.two_opt:TwoOpt",
     "local_search": "solvers.local_search:LocalSearch",
+    "mpopt": "solvers.mpopt:MPOpt",
+    "pylibmgm": "solvers.pylibmgm:PyLibMGM",
     "gurobi": "solvers.gurobi:Gurobi",
     "highs": "solvers.highs:HiGHS",
     "brute_force": "solvers.brute_force:BruteForce",
@@ -42,6 +45,7 @@ DEFAULTS: dict[type, str] = {
     UnbalancedTransportProblem: "sinkhorn",
     AssignmentProblem: "jonker_volgenant",
     QuadraticAssignmentProblem: "branch_and_bound",
+    GraphMatchingProblem: "mpopt",
 }
 GROUP = "matchmark.solvers"
 

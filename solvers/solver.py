@@ -23,7 +23,6 @@ from solvers.problems import (
     AssignmentProblem,
     PlanProblem,
     Problem,
-    QuadraticAssignmentProblem,
     TransportProblem,
 )
 from solvers.solution import Progress, Solution, Status
@@ -204,7 +203,7 @@ class Solver(ABC):
             elif isinstance(problem, PointCloudTransportProblem):
                 hint = "; problem.to_dense() is the same problem with its cost stored"
             raise TypeError(f"{self.name} solves a {claimed}, not a {type(problem).__name__}{hint}")
-        if self.max_size is not None and (size := _size(problem)) > self.max_size:
+        if self.max_size is not None and (size := max(problem.shape[-2:])) > self.max_size:
             raise ValueError(f"{self.name} takes problems of size n ≤ {self.max_size}, and this one has n = {size}")
 
     def _solution(
@@ -261,12 +260,6 @@ class Solver(ABC):
             value=torch.full(problem.batch_shape, float("nan"), dtype=torch.float64, device=problem.device),
             message=reason,
         )
-
-
-def _size(problem: Any) -> int:
-    """n of an n × n problem, the larger side of a rectangular one."""
-    M: Tensor = problem.A if isinstance(problem, QuadraticAssignmentProblem) else problem.cost
-    return max(M.shape[-2:])
 
 
 _RUNNING = threading.RLock()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solvers.graph_matching import GraphMatchingProblem
 from solvers.integrality import round_up
 from solvers.kernels.assignment import solve_assignment
 from solvers.kernels.referee import c_transform, rlt_leaders, survey
@@ -59,7 +60,8 @@ def recompute(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | N
     makes them feasible, so the dual objective (Σ a f + Σ b g where both marginals are fixed) is a true lower bound. For
     a rectangular assignment the potential of the larger side is first cut to g ≤ 0, as the inequality constraints of
     its unmatched members demand. The dual variables of a quadratic assignment prove its leaders, and these a bound,
-    which integer costs round up. Of a lazy plan all is computed in one reading of the cost.
+    which integer costs round up; those of a graph matching are messages and prices. Of a lazy plan all is computed in
+    one reading of the cost.
     """
     if isinstance(x, LazyPlan):
         assert isinstance(problem, PointCloudTransportProblem)
@@ -74,6 +76,8 @@ def recompute(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | N
     if isinstance(problem, QuadraticAssignmentProblem):
         bound = None if potentials is None else _rlt_bound(problem, *potentials)
         return Facts(value, None, bound, None)
+    if isinstance(problem, GraphMatchingProblem):
+        return Facts(value, None, None if potentials is None else _pairwise_bound(problem, *potentials), None)
     error = problem.marginal_error(x) if isinstance(problem, PlanProblem) else None
     assert isinstance(problem, PlanProblem | AssignmentProblem)
     if potentials is None:
@@ -144,6 +148,41 @@ def _rlt_bound(problem: QuadraticAssignmentProblem, U: Tensor, V: Tensor) -> Ten
         _, _, v = solve_assignment(leaders[None])
         bound[k] = (leaders - v).min(-1).sum() + v.sum()  # whatever v is, these potentials are feasible
     return round_up(problem, bound.reshape(batch).to(problem.device) + problem.constant)
+
+
+def _pairwise_bound(problem: GraphMatchingProblem, messages: Tensor, prices: Tensor) -> Tensor:
+    """What any messages and prices of a graph matching prove (``kernels.pairwise_dual``): a number, float64.
+
+    A message a_ti[k] moves a cost from the table t = {i, j} to label k of node i. The messages stand in the order of
+    the tables, by i < j, first those to the labels of i, then of j; a label is an allowed right node, in order, or last
+    to stay unmatched. A price of a right node moves a cost to it; none is positive where it may stay free.
+    """
+    L, q = (x.detach().double().cpu().numpy() for x in (problem.linear, problem.pair_costs))
+    a, v = (x.detach().double().cpu().numpy() for x in (messages, prices))
+    (n, m), complete = L.shape, bool(problem.complete)
+    pairs, tables = problem.pairs.cpu().numpy(), dict[tuple[int, int], list[int]]()
+    for e, (i, _, j, _) in enumerate(pairs.tolist()):
+        tables.setdefault((min(i, j), max(i, j)), []).append(e)
+    theta = np.concatenate([L, np.full((n, 1), np.inf if complete else 0.0)], 1)
+    allowed, bound, at = np.isfinite(theta), 0.0, 0
+    columns = [np.flatnonzero(row) for row in allowed]
+    for (i, j), members in sorted(tables.items()):
+        table = np.zeros((m + 1, m + 1))
+        for e in members:
+            s, t = pairs[e, 1::2] if pairs[e, 0] == i else pairs[e, 3::-2]
+            table[s, t] += q[e]
+        table[np.arange(m), np.arange(m)] = np.inf
+        sides = []
+        for node in (i, j):
+            side = a[at : at + len(columns[node])]
+            theta[node, columns[node]] += side
+            sides.append(side)
+            at += len(side)
+        bound += float((table[np.ix_(columns[i], columns[j])] - sides[0][:, None] - sides[1]).min())
+    v = v if complete and n == m else np.minimum(v, 0.0)
+    theta[:, :m] -= v
+    whole = bound + theta.min(1).sum() + v.sum()
+    return torch.tensor(whole, dtype=torch.float64, device=problem.device) + problem.constant
 
 
 def _is_plain(C: Tensor, x: Tensor) -> bool:
@@ -221,6 +260,10 @@ class _Scale:
 
 
 def _terms(problem: Problem, x: Tensor | LazyPlan, potentials: Potentials | None) -> Tensor:
+    if isinstance(problem, GraphMatchingProblem):
+        assert isinstance(x, Tensor)
+        sizes = (problem.pair_costs.abs(), problem.constant.abs(), bool(problem.complete))
+        return GraphMatchingProblem(problem.linear.abs(), problem.pairs, *sizes).objective(x) + TINY
     if isinstance(problem, QuadraticAssignmentProblem):
         assert isinstance(x, Tensor)
         parts = (problem.A.abs(), problem.B.abs(), problem.linear.abs(), problem.constant.abs())
@@ -259,14 +302,12 @@ def _shape_faults(problem: Problem, x: Tensor | LazyPlan | None, solution: Solut
         kind = "plan" if isinstance(problem, PlanProblem) else "permutation"
         return [f"{solution.status.name}, yet there is no {kind}"]
     batch = problem.batch_shape
-    if isinstance(problem, PlanProblem):
-        n, m = problem.shape[-2:]
-    elif isinstance(problem, AssignmentProblem):
-        n, m = problem.cost.shape[-2:]
-    else:
-        assert isinstance(problem, QuadraticAssignmentProblem)
-        n = m = problem.A.shape[-1]
-    dual = ((*batch, n, n, n),) * 2 if isinstance(problem, QuadraticAssignmentProblem) else ((*batch, n), (*batch, m))
+    n, m = problem.shape[-2:]
+    dual: tuple[tuple[int, ...], ...] = ((*batch, n), (*batch, m))
+    if isinstance(problem, QuadraticAssignmentProblem):
+        dual = ((*batch, n, n, n),) * 2
+    elif isinstance(problem, GraphMatchingProblem):
+        dual = ((problem.messages,), (m,))
     expected = (*batch, n, m) if isinstance(problem, PlanProblem) else (*batch, n)
     wanted: list[tuple[str, Tensor | LazyPlan | None, tuple[int, ...]]] = [
         ("the plan" if isinstance(problem, PlanProblem) else "the permutation", x, expected),

@@ -63,6 +63,22 @@ BAD = {
 }
 
 
+DD = "p 2 2 2 1\na 0 0 0 -1\na 1 1 1 -2\ne 0 1 -3\n"
+
+
+def test_a_dd_file_is_solved(run, tmp_path):
+    (tmp_path / "a.dd").write_text(DD)
+    code, _, err = run("solve", "a.dd")
+    assert code == 0, err
+    with np.load(tmp_path / "a.solution.npz") as kept:
+        assert kept["value"] == -6
+        assert kept["permutation"].tolist() == [0, 1]
+    for arguments, words in ((["b.dd"], "there is no file b.dd"), (["a.dd", "--problem", "transport"], "leave out")):
+        code, _, err = run("solve", *arguments)
+        assert code == 2
+        assert words in err
+
+
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_problem_is_refused_in_one_sentence(run, tmp_path, what):
     arrays, words = BAD[what]
