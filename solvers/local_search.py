@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from solvers.dual_bound import Matrices, matrices_of
 from solvers.kernels.exchange import lay_out
-from solvers.kernels.search import DESCENT, ITERATED, TABU, Searches, go_on, new_searches
+from solvers.kernels.search import DESCENT, ITERATED, TABU, Searches, compile_searches, go_on, new_searches
 from solvers.problems import QuadraticAssignmentProblem
 from solvers.solution import Progress, Status
 from solvers.solver import Answer, Clock, Solver
@@ -61,8 +61,7 @@ class LocalSearch(Solver):
 
 def prepare(problem: QuadraticAssignmentProblem) -> list[Matrices]:
     """The matrices of every problem; compiles the searches, or finds them compiled."""
-    nothing = np.zeros((2, 2))
-    go_on(lay_out(nothing, nothing, nothing), new_searches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), 0), 0)
+    compile_searches()
     return matrices_of(problem)
 
 

@@ -20,7 +20,7 @@ from solvers.gurobi import _is_restricted
 from solvers.highs import level_one_bound
 from solvers.integrality import round_up
 from solvers.kernels.compiling import compiled
-from solvers.kernels.exchange import exchange, lay_out, new_position, objective, objectives, place
+from solvers.kernels.exchange import exchange, lay_out, new_position, new_scratch, objective, objectives, place
 from solvers.kernels.search import DESCENT, ITERATED, TABU, go_on, new_searches
 from solvers.kernels.vector_functions import exp_below_zero, log_of_positive
 from solvers.kernels.vectors import BYTES, load, store
@@ -76,7 +76,7 @@ def test_every_exchange_changes_the_objective_by_what_was_foretold(symmetric):
     costs, now = lay_out(problem.A, problem.B, problem.linear), new_position(9)
     assert costs.symmetric == symmetric
     place(costs, now)
-    random, scratch = np.random.default_rng(1), np.empty((4, 9))
+    random, scratch = np.random.default_rng(1), new_scratch(9)
     for _ in range(40):
         r, s = sorted(random.choice(9, 2, replace=False))
         before, change = objective(costs, now.p), now.D[r, s]

@@ -18,34 +18,57 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.kernels.compiling import compiled, summing
+from solvers.kernels.compiling import compiled, inlined, inner, summing
+from solvers.kernels.intrinsics import at
+from solvers.kernels.vectors import (
+    LANES,
+    constant,
+    least,
+    load,
+    lowest,
+    multiply_add,
+    spread,
+    store,
+    total,
+    where_positive,
+)
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 class Problem(NamedTuple):
-    """The matrices of one problem, (n, n), C-contiguous float64; AT is A transposed.
+    """The matrices of one problem, C-contiguous float64; AT is A transposed.
 
     ``symmetric`` says that A and B both are: rows then say what columns would.
     """
 
-    A: Doubles
+    A: Doubles  # (n, width), zero in the padding
     AT: Doubles
-    B: Doubles
+    B: Doubles  # (n, n)
     L: Doubles
     symmetric: bool
+
+
+def width_of(n: int) -> int:
+    """The length of padded rows: a multiple of a vector's."""
+    return (n + LANES - 1) // LANES * LANES
 
 
 def lay_out(A: NDArray, B: NDArray, L: NDArray) -> Problem:
     """A problem from matrices of any floating dtype and layout."""
     A, B, L = (np.ascontiguousarray(M, np.float64) for M in (A, B, L))
     symmetric = np.array_equal(A, A.T) and np.array_equal(B, B.T)
-    return Problem(A, np.ascontiguousarray(A.T), B, L, symmetric)
+    padding = ((0, 0), (0, width_of(len(A)) - len(A)))
+    return Problem(np.pad(A, padding), np.ascontiguousarray(np.pad(A.T, padding)), B, L, symmetric)
 
 
 class Position(NamedTuple):
-    """A permutation p (n,), b (n, n) and its transpose, and D (n, n) above the diagonal."""
+    """A permutation p (n,), b and its transpose, and D: rows (n, width).
+
+    D is infinite on the diagonal and in the padding; each row is kept up to date from the vector on that holds its
+    diagonal. Where the problem is symmetric, bT is not.
+    """
 
     p: Integers
     b: Doubles
@@ -56,19 +79,20 @@ class Position(NamedTuple):
 @compiled
 def new_position(n: int) -> Position:  # pragma: no cover - compiled
     """The identity, not yet placed."""
-    return Position(np.arange(n), np.empty((n, n)), np.empty((n, n)), np.zeros((n, n)))
+    width = (n + LANES - 1) // LANES * LANES
+    return Position(np.arange(n), np.zeros((n, width)), np.zeros((n, width)), np.zeros((n, width)))
 
 
 @summing
 def objective(problem: Problem, p: Integers) -> float:  # pragma: no cover - compiled
     """Σ_ij A[i, j] B[p(i), p(j)] + Σ_i L[i, p(i)]."""
     A, B, L = problem.A, problem.B, problem.L
-    total = 0.0
+    value = 0.0
     for i in range(len(p)):
-        total += L[i, p[i]]
+        value += L[i, p[i]]
         for j in range(len(p)):
-            total += A[i, j] * B[p[i], p[j]]
-    return total
+            value += A[i, j] * B[p[i], p[j]]
+    return value
 
 
 @compiled
@@ -80,113 +104,252 @@ def objectives(problem: Problem, permutations: Integers) -> Doubles:  # pragma: 
     return values
 
 
-@summing
-def _change(problem: Problem, now: Position, r: int, s: int) -> float:  # pragma: no cover - compiled
-    """D_rs from its definition."""
+@inlined
+def _whole_change(
+    problem: Problem, now: Position, r: int, s: int, rows: float, columns: float
+) -> float:  # pragma: no cover - compiled
+    """D_rs from the sums of its definition over all k, those of the rows and of the columns."""
     A, AT, L = problem.A, problem.AT, problem.L
-    b, bT, p = now.b, now.bT, now.p
-    total = 0.0
-    for k in range(len(p)):
-        total += (A[r, k] - A[s, k]) * (b[s, k] - b[r, k])
+    b, p = now.b, now.p
+    alone = (L[r, p[s]] - L[r, p[r]]) + (L[s, p[r]] - L[s, p[s]])
+    alone += (A[r, r] - A[s, s]) * (b[s, s] - b[r, r])
+    # From the sums is taken what they have too much, k = r and k = s.
     if problem.symmetric:
-        total += total
-    else:
-        for k in range(len(p)):
-            total += (AT[r, k] - AT[s, k]) * (bT[s, k] - bT[r, k])
-    for k in (r, s):  # what the sums have too much
-        total -= (A[r, k] - A[s, k]) * (b[s, k] - b[r, k]) + (AT[r, k] - AT[s, k]) * (bT[s, k] - bT[r, k])
-    total += (A[r, r] - A[s, s]) * (b[s, s] - b[r, r]) + (A[r, s] - A[s, r]) * (b[s, r] - b[r, s])
-    return total + ((L[r, p[s]] - L[r, p[r]]) + (L[s, p[r]] - L[s, p[s]]))
+        rows -= (A[r, r] - A[r, s]) * (b[r, s] - b[r, r]) + (A[r, s] - A[s, s]) * (b[s, s] - b[r, s])
+        return 2 * rows + alone
+    for k in (r, s):
+        rows -= (A[r, k] - A[s, k]) * (b[s, k] - b[r, k]) + (AT[r, k] - AT[s, k]) * (b[k, s] - b[k, r])
+    return rows + columns + (A[r, s] - A[s, r]) * (b[s, r] - b[r, s]) + alone
+
+
+@inner
+def _changes(
+    A: Doubles, b: Doubles, r: int, s: int, to_r: Doubles, to_s: Doubles
+) -> None:  # pragma: no cover - compiled
+    """Σ_k (a_rk − a_xk)(b_xk − b_rk) for every x, and the same of s: (n,) each."""
+    n, width = A.shape
+    A_r, A_s, b_r, b_s = at(A, r * width), at(A, s * width), at(b, r * width), at(b, s * width)
+    for x in range(n):
+        A_x, b_x, sum_r, sum_s = at(A, x * width), at(b, x * width), constant(0.0), constant(0.0)
+        for k in range(0, width, LANES):
+            a, c = load(A_x, k), load(b_x, k)
+            sum_r = multiply_add(load(A_r, k) - a, c - load(b_r, k), sum_r)
+            sum_s = multiply_add(load(A_s, k) - a, c - load(b_s, k), sum_s)
+        to_r[x], to_s[x] = total(sum_r), total(sum_s)
 
 
 @compiled
 def place(problem: Problem, now: Position) -> None:  # pragma: no cover - compiled
     """Compute b and D of the permutation in ``now``."""
     B, p, n = problem.B, now.p, len(now.p)
+    scratch = np.zeros((3, n))
     for i in range(n):
         for j in range(n):
             now.b[i, j] = B[p[i], p[j]]
             now.bT[j, i] = now.b[i, j]
+    for k in range(now.D.size):
+        now.D.flat[k] = np.inf
     for r in range(n):
-        for s in range(r + 1, n):
-            now.D[r, s] = _change(problem, now, r, s)
+        _changes(problem.A, now.b, r, r, scratch[0], scratch[0])
+        if not problem.symmetric:
+            _changes(problem.AT, now.bT, r, r, scratch[1], scratch[1])
+        for s in range(n):
+            if s != r:
+                now.D[r, s] = _whole_change(problem, now, r, s, scratch[0, s], scratch[1, s])
 
 
-@summing
-def _update(problem: Problem, now: Position, r: int, s: int, scratch: Doubles) -> None:  # pragma: no cover - compiled
-    """D of the pairs, all of them, as if none met the exchanged r and s; scratch (4, n)."""
-    A, AT, b, bT, D = problem.A, problem.AT, now.b, now.bT, now.D
-    n = len(now.p)
-    alpha, beta, alpha_, beta_ = scratch
-    if problem.symmetric:
-        for x in range(n):
-            alpha[x] = 2 * (A[r, x] - A[s, x])
-            beta[x] = b[s, x] - b[r, x]
-        for i in range(n):
-            a, c = alpha[i], beta[i]
-            for j in range(i + 1, n):
-                D[i, j] += (a - alpha[j]) * (c - beta[j])
-        return
-    for x in range(n):
-        alpha[x] = A[r, x] - A[s, x]
-        beta[x] = b[s, x] - b[r, x]
-        alpha_[x] = AT[r, x] - AT[s, x]
-        beta_[x] = bT[s, x] - bT[r, x]
-    for i in range(n):
-        a, c, a_, c_ = alpha[i], beta[i], alpha_[i], beta_[i]
-        for j in range(i + 1, n):
-            D[i, j] += (a - alpha[j]) * (c - beta[j]) + (a_ - alpha_[j]) * (c_ - beta_[j])
+class Scratch(NamedTuple):
+    """What an exchange of r and s does to the others: α, β, α', β' (width,), and the new rows r and s of D."""
+
+    alpha: Doubles
+    beta: Doubles
+    alpha_: Doubles
+    beta_: Doubles
+    to_r: Doubles
+    to_s: Doubles
+    columns_r: Doubles
+    columns_s: Doubles
 
 
 @compiled
-def exchange(problem: Problem, now: Position, r: int, s: int, scratch: Doubles) -> None:  # pragma: no cover - compiled
-    """Exchange the partners of r and s; scratch (4, n)."""
-    b, bT, p, n = now.b, now.bT, now.p, len(now.p)
+def new_scratch(n: int) -> Scratch:  # pragma: no cover - compiled
+    """For exchanges on problems of this size."""
+    x = np.zeros((8, (n + LANES - 1) // LANES * LANES))
+    x[4:6] = np.inf
+    return Scratch(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7])
+
+
+@inner
+def _swap(problem: Problem, now: Position, r: int, s: int, scratch: Scratch) -> None:  # pragma: no cover - compiled
+    """Exchange the partners of r and s in p and b, and fill ``scratch``."""
+    A, AT, b, bT, p, n = problem.A, problem.AT, now.b, now.bT, now.p, len(now.p)
     p[r], p[s] = p[s], p[r]
     for k in range(n):
         b[r, k], b[s, k] = b[s, k], b[r, k]
-        bT[r, k], bT[s, k] = bT[s, k], bT[r, k]
     for k in range(n):
         b[k, r], b[k, s] = b[k, s], b[k, r]
-        bT[k, r], bT[k, s] = bT[k, s], bT[k, r]
-    _update(problem, now, r, s, scratch)
+    twice = 2.0 if problem.symmetric else 1.0
+    for x in range(n):
+        scratch.alpha[x] = twice * (A[r, x] - A[s, x])
+        scratch.beta[x] = b[s, x] - b[r, x]
+    _changes(A, b, r, s, scratch.to_r, scratch.to_s)
+    if not problem.symmetric:
+        for k in range(n):
+            bT[r, k], bT[s, k] = bT[s, k], bT[r, k]
+        for k in range(n):
+            bT[k, r], bT[k, s] = bT[k, s], bT[k, r]
+        for x in range(n):
+            scratch.alpha_[x] = AT[r, x] - AT[s, x]
+            scratch.beta_[x] = bT[s, x] - bT[r, x]
+        _changes(AT, bT, r, s, scratch.columns_r, scratch.columns_s)
     for x in range(n):
         if x != r:
-            now.D[min(r, x), max(r, x)] = _change(problem, now, r, x)
-        if x not in (r, s):
-            now.D[min(s, x), max(s, x)] = _change(problem, now, s, x)
+            scratch.to_r[x] = _whole_change(problem, now, r, x, scratch.to_r[x], scratch.columns_r[x])
+        if x != s:
+            scratch.to_s[x] = _whole_change(problem, now, s, x, scratch.to_s[x], scratch.columns_s[x])
+    scratch.to_r[r] = scratch.to_s[s] = np.inf
+    scratch.to_s[r] = scratch.to_r[s]
+
+
+class Tabu(NamedTuple):
+    """Which exchanges are allowed: those free before a move, and those that lower the objective below ``wanted``."""
+
+    free: Doubles  # (n, width), symmetric: the move from which on two members may be exchanged
+    move: float
+    wanted: float
+
+
+@inlined
+def _allowed(D: Doubles, free: Doubles, i: int, width: int, move: float, wanted: float) -> float:  # pragma: no cover
+    """The lowest allowed change in row i."""
+    best, infinite, before, below = constant(np.inf), constant(np.inf), constant(move), constant(wanted)
+    for k in range(i * width + i // LANES * LANES, (i + 1) * width, LANES):
+        change = load(D, k)
+        allowed = where_positive(before - load(free, k), change, infinite)
+        best = least(where_positive(below - change, change, allowed), best)
+    return lowest(best)
+
+
+@inner
+def _update(
+    problem: Problem, now: Position, r: int, s: int, scratch: Scratch, tabu: Tabu, look: bool
+) -> tuple[float, int]:  # pragma: no cover - compiled
+    """D after an exchange; the lowest allowed change and its row, where they are looked for."""
+    (n, width), symmetric = now.D.shape, problem.symmetric
+    D, free, to_r, to_s = at(now.D, 0), at(tabu.free, 0), at(scratch.to_r, 0), at(scratch.to_s, 0)
+    alpha, beta, alpha_, beta_ = (
+        at(scratch.alpha, 0),
+        at(scratch.beta, 0),
+        at(scratch.alpha_, 0),
+        at(scratch.beta_, 0),
+    )
+    best, best_row = np.inf, -1
+    for i in range(n):
+        begin, row = i // LANES * LANES, i * width
+        if i in (r, s):
+            for j in range(begin, width, LANES):
+                store(D, row + j, load(to_r if i == r else to_s, j))
+        else:
+            a, c = spread(alpha, i), spread(beta, i)
+            for j in range(begin, width, LANES):
+                store(D, row + j, multiply_add(a - load(alpha, j), c - load(beta, j), load(D, row + j)))
+            if not symmetric:
+                a, c = spread(alpha_, i), spread(beta_, i)
+                for j in range(begin, width, LANES):
+                    store(D, row + j, multiply_add(a - load(alpha_, j), c - load(beta_, j), load(D, row + j)))
+            if r >= begin:
+                D[row + r] = to_r[i]
+            if s >= begin:
+                D[row + s] = to_s[i]
+        if look:
+            low = _allowed(D, free, i, width, tabu.move, tabu.wanted)
+            if low < best:
+                best, best_row = low, i
+    return best, best_row
+
+
+@compiled
+def exchange(problem: Problem, now: Position, r: int, s: int, scratch: Scratch) -> None:  # pragma: no cover - compiled
+    """Exchange the partners of r and s."""
+    _swap(problem, now, r, s, scratch)
+    _update(problem, now, r, s, scratch, Tabu(now.D, 0.0, 0.0), False)
+
+
+@compiled
+def exchange_and_look(
+    problem: Problem, now: Position, r: int, s: int, scratch: Scratch, tabu: Tabu
+) -> tuple[float, int, int]:  # pragma: no cover - compiled
+    """``exchange`` and then ``allowed_exchange``, in one reading of D."""
+    _swap(problem, now, r, s, scratch)
+    best, row = _update(problem, now, r, s, scratch, tabu, True)
+    return _find_allowed(now.D, tabu, best, row)
+
+
+@inner
+def _find_allowed(D: Doubles, tabu: Tabu, low: float, i: int) -> tuple[float, int, int]:  # pragma: no cover - compiled
+    """The pair in row i with that change; −1 where there is no row."""
+    if i >= 0:
+        for j in range(i // LANES * LANES, D.shape[1]):
+            if D[i, j] == low and (tabu.free[i, j] < tabu.move or low < tabu.wanted):
+                return low, min(i, j), max(i, j)
+    return np.inf, -1, -1
+
+
+@compiled
+def allowed_exchange(D: Doubles, tabu: Tabu) -> tuple[float, int, int]:  # pragma: no cover - compiled
+    """The lowest allowed change and its pair; the row is −1 when there is none."""
+    best, row = np.inf, -1
+    for i in range(len(D)):
+        low = _allowed(at(D, 0), at(tabu.free, 0), i, D.shape[1], tabu.move, tabu.wanted)
+        if low < best:
+            best, row = low, i
+    return _find_allowed(D, tabu, best, row)
 
 
 @compiled
 def best_exchange(D: Doubles) -> tuple[float, int, int]:  # pragma: no cover - compiled
     """The lowest change and its pair."""
-    n = len(D)
-    lowest, row = np.inf, 0
-    for i in range(n - 1):
-        low = np.inf
-        for j in range(i + 1, n):
-            low = D[i, j] if D[i, j] < low else low
-        if low < lowest:
-            lowest, row = low, i
-    for j in range(row + 1, n):
-        if D[row, j] == lowest:
-            return lowest, row, j
+    n, width = D.shape
+    best, row = np.inf, 0
+    for i in range(n):
+        low = load(D, i * width + i // LANES * LANES)
+        for j in range(i // LANES * LANES + LANES, width, LANES):
+            low = least(load(D, i * width + j), low)
+        smallest = lowest(low)
+        if smallest < best:
+            best, row = smallest, i
+    for j in range(row // LANES * LANES, width):
+        if D[row, j] == best and j != row:
+            return best, min(row, j), max(row, j)
     return np.inf, 0, 0
 
 
 @compiled
-def descend(problem: Problem, now: Position, threshold: float, scratch: Doubles) -> float:  # pragma: no cover
+def descend(
+    problem: Problem, now: Position, threshold: float, scratch: Scratch
+) -> float:  # pragma: no cover - compiled
     """Make the best exchange until none lowers the objective by more than ``threshold``; the change in all."""
-    total = 0.0
+    whole = 0.0
     while True:
         change, r, s = best_exchange(now.D)
         if not change < -threshold:
-            return total
+            return whole
         exchange(problem, now, r, s, scratch)
-        total += change
+        whole += change
+
+
+@inlined
+def copy(source: NDArray, target: NDArray) -> None:  # pragma: no cover - compiled
+    """Write one row over another (numba's own assignment takes seconds to compile)."""
+    for k in range(len(source)):
+        target[k] = source[k]
 
 
 @compiled
 def copy_position(source: Position, target: Position) -> None:  # pragma: no cover - compiled
     """Write one position over another."""
-    target.p[:], target.b[:], target.bT[:], target.D[:] = source.p, source.b, source.bT, source.D
+    copy(source.p, target.p)
+    for i in range(len(source.p)):
+        copy(source.b[i], target.b[i])
+        copy(source.bT[i], target.bT[i])
+        copy(source.D[i], target.D[i])

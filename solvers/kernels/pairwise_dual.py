@@ -132,11 +132,14 @@ def _scale(model: Model, theta: Doubles, free: Doubles, eps: float) -> None:  # 
     low, total = free.copy(), np.zeros(m)
     for i in range(n):
         mine = theta[model.first[i] : model.first[i + 1]]
-        least, s = mine.min(), 0.0
+        least, s = np.inf, 0.0
+        for k in range(len(mine)):
+            least = smaller(mine[k], least)
         for k in range(len(mine)):
             s += np.exp((least - mine[k]) / eps)
-        mine -= _soft(least, s, eps)
+        height = _soft(least, s, eps)
         for k in range(len(mine)):
+            mine[k] -= height
             j = model.column[model.first[i] + k]
             if j < m:
                 low[j] = min(low[j], mine[k])
@@ -159,9 +162,11 @@ def smoothed_sweep(
     model: Model, order: Integers, eps: float, theta: Doubles, messages: Doubles, free: Doubles
 ) -> None:  # pragma: no cover - compiled
     """Visit every node once, in this order, at temperature ε; theta, messages and free are moved."""
-    sizes = model.first[1:] - model.first[:-1]
-    degrees = model.incidence[1:] - model.incidence[:-1]
-    soft, total = np.empty((degrees.max(), sizes.max())), np.empty(sizes.max())
+    degree = size = 0
+    for i in range(len(order)):
+        degree = max(degree, model.incidence[i + 1] - model.incidence[i])
+        size = max(size, model.first[i + 1] - model.first[i])
+    soft, total = np.empty((degree, size)), np.empty(size)
     for i in order:
         _equalise(model, i, eps, theta, messages, soft, total)
         _scale(model, theta, free, eps)
@@ -195,8 +200,10 @@ def collect(model: Model, messages: Doubles) -> Doubles:  # pragma: no cover - c
     for t in range(len(model.ends)):
         _, a, b = _parts(model, t, messages)
         i, j = model.ends[t]
-        theta[model.first[i] : model.first[i + 1]] += a
-        theta[model.first[j] : model.first[j + 1]] += b
+        for k in range(len(a)):
+            theta[model.first[i] + k] += a[k]
+        for l in range(len(b)):
+            theta[model.first[j] + l] += b[l]
     return theta
 
 

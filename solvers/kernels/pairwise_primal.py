@@ -15,15 +15,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from solvers.kernels.compiling import compiled, inner, parallel
+from solvers.kernels.compiling import compiled, inner
+from solvers.kernels.exchange import copy
 from solvers.kernels.pairwise_dual import Doubles, Integers, Model
 from solvers.kernels.random import Stream, below, streams, uniform
+from solvers.kernels.threads import on_threads
 
 ENUMERATED = 12  # parts up to which every fusion is tried
 FUSIONS = 6  # descents where they are more
+SERIAL_WORK = 20_000  # entries of tables that attempts look at below which threads cost more than they save
 QUARTER = 0.25  # of the choices that GRASP draws among
 
 
@@ -97,6 +99,32 @@ def _is_free(model: Model, place: _Place, i: int, k: int) -> bool:  # pragma: no
 
 
 @inner
+def _smallest(values: Doubles, count: int, rank: int, x: Doubles) -> float:  # pragma: no cover - compiled
+    """The rank-th smallest of the first ``count`` values (Hoare's selection, in the scratch x)."""
+    for k in range(count):
+        x[k] = values[k]
+    low, high = 0, count - 1
+    while low < high:
+        pivot, i, j = x[(low + high) // 2], low, high
+        while i <= j:
+            while x[i] < pivot:
+                i += 1
+            while x[j] > pivot:
+                j -= 1
+            if i <= j:
+                x[i], x[j] = x[j], x[i]
+                i += 1
+                j -= 1
+        if rank - 1 <= j:
+            high = j
+        elif rank - 1 >= i:
+            low = i
+        else:
+            break
+    return x[rank - 1]
+
+
+@inner
 def _construct(model: Model, place: _Place, grasp: bool, stream: Stream) -> bool:  # pragma: no cover - compiled
     """Give every node without a label one; whether that could be done."""
     x, n = place.x, len(place.x)
@@ -106,6 +134,7 @@ def _construct(model: Model, place: _Place, grasp: bool, stream: Stream) -> bool
             for at in range(model.incidence[i], model.incidence[i + 1]):
                 left_end, right_end = model.ends[model.incident[at]]
                 near[i] |= x[left_end] >= 0 or x[right_end] >= 0
+    sorting = np.empty(len(model.unary))
     values, nodes, labels = (
         np.empty(len(model.unary)),
         np.empty(len(model.unary), np.int64),
@@ -138,8 +167,7 @@ def _construct(model: Model, place: _Place, grasp: bool, stream: Stream) -> bool
         if choices == 0:
             return False
         if grasp:
-            rank = int(np.ceil(QUARTER * choices)) - 1
-            limit = np.partition(values[:choices], rank)[rank]
+            limit = _smallest(values, choices, int(np.ceil(QUARTER * choices)), sorting)
             seen, pick = 0, 0
             for c in range(choices):  # one of them, each as likely
                 if values[c] <= limit:
@@ -147,7 +175,9 @@ def _construct(model: Model, place: _Place, grasp: bool, stream: Stream) -> bool
                     if below(stream, seen) == 0:
                         pick = c
         else:
-            pick = int(np.argmin(values[:choices]))
+            pick = 0
+            for c in range(1, choices):
+                pick = c if values[c] < values[pick] else pick
         i = nodes[pick]
         _take(model, place, i, labels[pick])
         for at in range(model.incidence[i], model.incidence[i + 1]):
@@ -277,7 +307,7 @@ def _best_switch(own: Doubles, shared: Doubles, stream: Stream) -> NDArray[np.bo
                 slope[d] += shared[c, d] if z[c] else -shared[c, d]
             if value < least:
                 least = value
-                best[:] = z
+                copy(z, best)
         return best
     for descent in range(FUSIONS):
         slope, value = own.copy(), 0.0
@@ -301,7 +331,7 @@ def _best_switch(own: Doubles, shared: Doubles, stream: Stream) -> NDArray[np.bo
                 slope[d] += shared[flip, d] if z[flip] else -shared[flip, d]
         if value < least:
             least = value
-            best[:] = z
+            copy(z, best)
     return best
 
 
@@ -372,7 +402,7 @@ def _attempt(
         return value
     _improve(model, place, least)
     if value == np.inf:
-        best[:] = place.x
+        copy(place.x, best)
         return energy(model, best)
     y = fuse(model, best, place.x, stream)
     if (y == best).all():
@@ -381,12 +411,12 @@ def _attempt(
         y = improved(model, y, least)
     reached = energy(model, y)
     if reached < value:
-        best[:] = y
+        copy(y, best)
         return reached
     return value
 
 
-@inner
+@compiled
 def _attempts(
     model: Model, candidates: Candidates, k: int, attempts: int, least: float
 ) -> None:  # pragma: no cover - compiled
@@ -396,8 +426,7 @@ def _attempts(
         values[0] = _attempt(model, best, values[0], least, stream)
 
 
-@parallel
-def attempt(model: Model, candidates: Candidates, attempts: int, least: float) -> None:  # pragma: no cover - compiled
-    """So many attempts of every start."""
-    for k in prange(len(candidates.x)):
-        _attempts(model, candidates, k, attempts, least)
+def attempt(model: Model, candidates: Candidates, attempts: int, least: float) -> None:
+    """So many attempts of every start, on the threads there are."""
+    long = attempts * len(model.table) > SERIAL_WORK
+    on_threads(lambda k: _attempts(model, candidates, k, attempts, least), len(candidates.x), long)

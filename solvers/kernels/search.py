@@ -14,29 +14,37 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
-from solvers.kernels.compiling import compiled, parallel
+from solvers.kernels.compiling import compiled, inlined
 from solvers.kernels.exchange import (
     Doubles,
     Integers,
     Position,
     Problem,
+    Scratch,
+    Tabu,
+    allowed_exchange,
     best_exchange,
+    copy,
     copy_position,
     descend,
     exchange,
+    exchange_and_look,
+    lay_out,
     new_position,
+    new_scratch,
     objective,
     place,
+    width_of,
 )
-from solvers.kernels.intrinsics import smaller
 from solvers.kernels.random import Stream, below, shuffle, streams, uniform
+from solvers.kernels.threads import on_threads
 
 DESCENT, TABU, ITERATED = 0, 1, 2
 REFRESH = 1000  # moves after which the changes are computed anew: they gather rounding
 TENURE = 8  # times n is the longest tenure; a fourth of it is the mean
 FORGOTTEN = 5  # times n² moves after which an exchange is forced
+SERIAL_WORK = 200_000  # entries of D moved below which threads cost more than they save
 PATIENCE = 40  # times n failures of an iterated search until it goes back to its best
 
 
@@ -50,16 +58,16 @@ class Searches(NamedTuple):
     kind: Integers  # (starts,)
     stream: Stream  # (starts, 1)
     tabu: Integers  # (starts, n, n): until which move i may not have the partner that j now has
-    free: Integers  # (starts, n, n): from which move i and j may be exchanged, above the diagonal
-    b: Doubles  # (starts, n, n)
-    bT: Doubles  # (starts, n, n)
-    D: Doubles  # (starts, n, n)
+    free: Doubles  # (starts, n, width): from which move i and j may be exchanged, symmetric
+    b: Doubles  # (starts, n, width)
+    bT: Doubles  # (starts, n, width)
+    D: Doubles  # (starts, n, width)
 
 
 def new_searches(p: Integers, kind: Integers, seed: int) -> Searches:
     """Searches that start from the permutations p (starts, n); ``placed`` by the first call that goes on with them."""
     starts, n = p.shape
-    square = (starts, n, n)
+    rows = (starts, n, width_of(n))
     return Searches(
         p=p.copy(),
         best=p.copy(),
@@ -67,33 +75,12 @@ def new_searches(p: Integers, kind: Integers, seed: int) -> Searches:
         moves=np.ones((starts, 3), np.int64),
         kind=np.asarray(kind, np.int64),
         stream=streams(seed, starts),
-        tabu=np.zeros(square, np.int64),
-        free=np.zeros(square, np.int64),
-        b=np.empty(square),
-        bT=np.empty(square),
-        D=np.zeros(square),
+        tabu=np.zeros((starts, n, n), np.int64),
+        free=np.zeros(rows),
+        b=np.zeros(rows),
+        bT=np.zeros(rows),
+        D=np.zeros(rows),
     )
-
-
-@compiled
-def _allowed_exchange(
-    D: Doubles, free: Integers, move: int, wanted: float
-) -> tuple[float, int, int]:  # pragma: no cover - compiled
-    """The best exchange that is not tabu, or better than ``wanted``; the row is −1 when there is none."""
-    n = len(D)
-    lowest, row = np.inf, -1
-    for i in range(n - 1):
-        low = np.inf
-        for j in range(i + 1, n):
-            change = D[i, j]
-            low = smaller(change if (free[i, j] < move) | (change < wanted) else np.inf, low)
-        if low < lowest:
-            lowest, row = low, i
-    if row >= 0:
-        for j in range(row + 1, n):
-            if D[row, j] == lowest and (free[row, j] < move or lowest < wanted):
-                return lowest, row, j
-    return lowest, -1, -1
 
 
 @compiled
@@ -109,20 +96,21 @@ def _forgotten_exchange(tabu: Integers, long_ago: int) -> tuple[int, int]:  # pr
 
 @compiled
 def _tabu_moves(
-    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
+    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Scratch
 ) -> None:  # pragma: no cover - compiled
     n = len(now.p)
     tabu, free, moves, value, stream = all_.tabu[k], all_.free[k], all_.moves[k], all_.value[k], all_.stream[k]
-    for _ in range(budget if n > 1 else 0):
-        move, r, s = moves[0], -1, -1
+    if n == 1 or budget == 0:
+        return
+    change, r, s = allowed_exchange(now.D, _tabu_now(free, moves, value))
+    for _ in range(budget):
+        move = moves[0]
         if move % n == 0:
-            r, s = _forgotten_exchange(tabu, move - FORGOTTEN * n * n)
-        change = now.D[r, s]
-        if r < 0:
-            change, r, s = _allowed_exchange(now.D, free, move, value[1] - value[0] - 1e-12 * abs(value[1]))
+            i, j = _forgotten_exchange(tabu, move - FORGOTTEN * n * n)
+            if i >= 0:
+                change, r, s = now.D[i, j], i, j
         if r < 0:  # all are tabu
             change, r, s = best_exchange(now.D)
-        exchange(problem, now, r, s, scratch)
         value[0] += change
         for i in range(n):
             tabu[i, r], tabu[i, s] = tabu[i, s], tabu[i, r]
@@ -130,15 +118,25 @@ def _tabu_moves(
             u = uniform(stream)
             tabu[x, y] = move + 1 + np.int64(u * u * u * TENURE * n)
         for x in range(n):
-            free[min(r, x), max(r, x)] = min(tabu[r, x], tabu[x, r])
-            free[min(s, x), max(s, x)] = min(tabu[s, x], tabu[x, s])
+            free[x, r] = free[r, x] = min(tabu[r, x], tabu[x, r])
+            free[x, s] = free[s, x] = min(tabu[s, x], tabu[x, s])
         moves[0] += 1
         moves[1] += 1
-        if value[0] < value[1] - 1e-12 * abs(value[1]):
+        better = value[0] < value[1] - 1e-12 * abs(value[1])
+        if better:
             value[1] = value[0]
-            all_.best[k] = now.p
+        change, r, s = exchange_and_look(problem, now, r, s, scratch, _tabu_now(free, moves, value))
+        if better:
+            copy(now.p, all_.best[k])
         if moves[1] >= REFRESH:
             _refresh(problem, now, value, moves)
+            change, r, s = allowed_exchange(now.D, _tabu_now(free, moves, value))
+
+
+@inlined
+def _tabu_now(free: Doubles, moves: Integers, value: Doubles) -> Tabu:  # pragma: no cover - compiled
+    """What is allowed at the next move: also whatever reaches a new best."""
+    return Tabu(free, float(moves[0]), value[1] - value[0] - 1e-12 * abs(value[1]))
 
 
 @compiled
@@ -150,7 +148,7 @@ def _refresh(problem: Problem, now: Position, value: Doubles, moves: Integers) -
 
 @compiled
 def _iterated_moves(
-    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
+    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Scratch
 ) -> None:  # pragma: no cover - compiled
     """Kicks and the ways down from them; ``best`` and ``value[1]`` are those of the start's best."""
     n = len(now.p)
@@ -173,11 +171,12 @@ def _iterated_moves(
         moves[1] += 2 * size
         if value[0] < value[1] - 1e-12 * abs(value[1]):
             value[1] = value[0]
-            all_.best[k] = now.p
+            copy(now.p, all_.best[k])
             moves[2] = 0
         moves[2] += 1
         if moves[2] > PATIENCE * n:
-            now.p[:] = all_.best[k] if uniform(stream) < 0.5 else now.p
+            if uniform(stream) < 0.5:
+                copy(all_.best[k], now.p)
             moves[2] = 0
             for _ in range(0 if uniform(stream) < 0.5 else n):  # far away
                 r, s = below(stream, n), below(stream, n)
@@ -194,11 +193,10 @@ def _iterated_moves(
 
 
 @compiled
-def _go_on(
-    problem: Problem, now: Position, k: int, all_: Searches, budget: int, scratch: Doubles
-) -> None:  # pragma: no cover - compiled
+def _go_on(problem: Problem, all_: Searches, k: int, budget: int) -> None:  # pragma: no cover - compiled
     """About ``budget`` moves of start k."""
-    value = all_.value[k]
+    now = Position(all_.p[k], all_.b[k], all_.bT[k], all_.D[k])
+    value, scratch = all_.value[k], new_scratch(len(now.p))
     if value[0] == np.inf:
         _refresh(problem, now, value, all_.moves[k])
         value[1] = value[0]
@@ -208,15 +206,20 @@ def _go_on(
     value[0] += descend(problem, now, 1e-12 * (1 + abs(value[0])), scratch)
     if value[0] < value[1]:
         value[1] = value[0]
-        all_.best[k] = now.p
+        copy(now.p, all_.best[k])
     if all_.kind[k] == ITERATED and len(now.p) > 1:
         _iterated_moves(problem, now, k, all_, budget, scratch)
 
 
-@parallel
-def go_on(problem: Problem, searches: Searches, budget: int) -> None:  # pragma: no cover - compiled
-    """About ``budget`` moves of every start (a descent goes to its end)."""
+def go_on(problem: Problem, searches: Searches, budget: int) -> None:
+    """About ``budget`` moves of every start (a descent goes to its end), on the threads there are."""
     starts, n = searches.p.shape
-    for k in prange(starts):
-        now = Position(searches.p[k], searches.b[k], searches.bT[k], searches.D[k])
-        _go_on(problem, now, k, searches, budget, np.empty((4, n)))
+    on_threads(lambda k: _go_on(problem, searches, k, budget), starts, starts * budget * n * n > SERIAL_WORK)
+
+
+def compile_searches() -> None:
+    """Compile the searches, or find them compiled."""
+    nothing = np.zeros((2, 2))
+    problem = lay_out(nothing, nothing, nothing)
+    searches = new_searches(np.array([[0, 1]]), np.array([ITERATED]), 0)
+    _go_on(problem, searches, 0, 0)

@@ -8,15 +8,17 @@ start keeps the best subsets it has looked at, swaps that it did not make includ
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from solvers.kernels.compiling import compiled, inner, parallel
+from solvers.kernels.compiling import compiled, inner
+from solvers.kernels.exchange import copy
 from solvers.kernels.random import Stream, below
+from solvers.kernels.threads import on_threads
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+SERIAL_WORK = 200_000  # swaps looked at below which threads cost more than they save
 TENURE = 0.4  # of the smaller of N and n − N, at most, is how many moves a member may not come back
 
 
@@ -39,10 +41,10 @@ def _keep(pool: Bools, values: Doubles, subset: Bools, out: int, into: int, valu
     k = last
     while k > 0 and values[k - 1] > value:
         values[k] = values[k - 1]
-        pool[k] = pool[k - 1]
+        copy(pool[k - 1], pool[k])
         k -= 1
     values[k] = value
-    pool[k] = subset
+    copy(subset, pool[k])
     if out != into:
         pool[k, out], pool[k, into] = False, True
     return True
@@ -70,7 +72,7 @@ def _swap(c: Doubles, subset: Bools, h: Doubles, u: int, v: int) -> None:  # pra
         h[i] += 2 * (c[i, v] - c[i, u])
 
 
-@inner
+@compiled
 def _search(
     c: Doubles, d: Doubles, size: int, moves: int, pool: Bools, values: Doubles, stream: Stream
 ) -> None:  # pragma: no cover - compiled
@@ -113,13 +115,15 @@ def _search(
             value = _slopes(c, d, subset, h)  # without the rounding gathered
 
 
-@parallel
 def search_subsets(
     c: Doubles, d: Doubles, size: int, moves: int, pools: Bools, values: Doubles, streams: Stream
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """So many moves of every start from a new random subset; pools (starts, count, n) with values (starts, count)."""
-    for k in prange(len(pools)):
-        _search(c, d, size, moves, pools[k], values[k], streams[k])
+    on_threads(
+        lambda k: _search(c, d, size, moves, pools[k], values[k], streams[k]),
+        len(pools),
+        moves * size * (len(d) - size) > SERIAL_WORK,
+    )
 
 
 @compiled
