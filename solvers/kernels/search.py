@@ -1,7 +1,9 @@
 """Local searches for the quadratic assignment by pair exchanges, many starts side by side on the cores.
 
 * Robust tabu search (Taillard, Parallel Computing 17 (1991)): the best exchange that does not give two members partners
-  they had lately; tenures are random, and an exchange that neither has seen for long is forced.
+  they had lately; tenures are random, and an exchange that neither has seen for long is forced. After many moves
+  without a new best it goes on from a random place near its best (Misevičius, "A tabu search algorithm for the
+  quadratic assignment problem", Computational Optimization and Applications 30 (2005)).
 * Iterated local search (Stützle, "Iterated local search for the quadratic assignment problem", EJOR 174 (2006)): the
   partners of a few random members are exchanged in a cycle and the way down is taken again; the result is kept where it
   is no worse, and the search goes back to the start's best after many failures.
@@ -43,6 +45,8 @@ from solvers.kernels.threads import on_threads
 DESCENT, TABU, ITERATED = 0, 1, 2
 REFRESH = 1000  # moves after which the changes are computed anew: they gather rounding
 TENURE = 8  # times n is the longest tenure; a fourth of it is the mean
+STUCK = 30  # times n moves without a new best after which a tabu search goes back to its best, with
+KICK = 0.2  # times n random exchanges, at most
 FORGOTTEN = 5  # times n² moves after which an exchange is forced
 SERIAL_WORK = 200_000  # entries of D moved below which threads cost more than they save
 PATIENCE = 40  # times n failures of an iterated search until it goes back to its best
@@ -54,7 +58,7 @@ class Searches(NamedTuple):
     p: Integers  # (starts, n): where it is
     best: Integers  # (starts, n): the best it has seen
     value: Doubles  # (starts, 2): of both
-    moves: Integers  # (starts, 3): made; since the changes were fresh; failures since the best
+    moves: Integers  # (starts, 3): made; since the changes were fresh; those, or kicks, since the best
     kind: Integers  # (starts,)
     stream: Stream  # (starts, 1)
     tabu: Integers  # (starts, n, n): until which move i may not have the partner that j now has
@@ -126,11 +130,27 @@ def _tabu_moves(
         if better:
             value[1] = value[0]
         change, r, s = exchange_and_look(problem, now, r, s, scratch, _tabu_now(free, moves, value))
+        moves[2] += 1
         if better:
             copy(now.p, all_.best[k])
+            moves[2] = 0
+        if moves[2] >= STUCK * n:
+            _kick(all_.best[k], now.p, stream)
+            moves[2] = 0
+            moves[1] = REFRESH
         if moves[1] >= REFRESH:
             _refresh(problem, now, value, moves)
             change, r, s = allowed_exchange(now.D, _tabu_now(free, moves, value))
+
+
+@inlined
+def _kick(best: Integers, p: Integers, stream: Stream) -> None:  # pragma: no cover - compiled
+    """The best with the partners of a few random members exchanged."""
+    n = len(p)
+    copy(best, p)
+    for _ in range(2 + below(stream, max(1, int(KICK * n)))):
+        r, s = below(stream, n), below(stream, n)
+        p[r], p[s] = p[s], p[r]
 
 
 @inlined
