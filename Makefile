@@ -25,6 +25,7 @@ bench: $(VENV)/.installed-dev
 
 study: $(VENV)/.installed-peers
 	@$(BIN)/python -m benchmarks.study
+	@$(BIN)/python -m benchmarks.quadratic_study
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from solvers.dual_bound import Matrices, matrices_of
+from solvers.dual_bound import Matrices
 from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objective
+from solvers.local_search import best_permutation, prepare
 from solvers.problems import QuadraticAssignmentProblem, default_tolerance
 from solvers.solution import Status
 from solvers.solver import Answer, Clock, Solver
 
 Doubles = NDArray[np.float64]
+
+STARTS, MOVES = 4, 200  # of the search beside the engine; moves a start and member
 
 
 class Relaxation(NamedTuple):
@@ -35,7 +38,7 @@ class HiGHS(Solver):
     """Minimises the level-1 RLT of the problem with x binary: exact, but slow beyond n of about 10.
 
     Σ_l y_ij,kl = x_ij for all k ≠ i and Σ_k y_ij,kl = x_ij for all l ≠ j linearise the products y_ij,kl = x_ij x_kl.
-    The engine has one thread and takes no first permutation; ended early with none, the answer is i → i.
+    The engine has one thread and takes no first permutation; a better one that a short tabu search finds is the answer.
     """
 
     name: ClassVar = "highs"
@@ -47,7 +50,7 @@ class HiGHS(Solver):
     reference: ClassVar = "Adams and Johnson, Improved Linear Programming-Based Lower Bounds for the QAP, 1994"
 
     def _prepare(self, problem: QuadraticAssignmentProblem) -> list[Matrices]:
-        return matrices_of(problem)
+        return prepare(problem)
 
     def _run(self, problem: QuadraticAssignmentProblem, prepared: list[Matrices], clock: Clock) -> Answer:
         n, batch = problem.A.shape[-1], problem.batch_shape
@@ -56,8 +59,11 @@ class HiGHS(Solver):
         found, bounds, statuses = [], [], []
         for k, matrices in enumerate(prepared):
             until = clock.elapsed + clock.remaining / (len(prepared) - k)
+            costs, share = lay_out(*matrices), clock.elapsed + 0.1 * (until - clock.elapsed)
+            known = best_permutation(matrices, STARTS, MOVES * n, self.seed, clock, share)
             p, bound = _solve_one(matrices, tolerance / 2, clock, until)
-            value = objective(lay_out(*matrices), p) + constants[k]
+            p = known if p is None or objective(costs, known) < objective(costs, p) else p
+            value = objective(costs, p) + constants[k]
             bound = min(value, lattice(*matrices, constants[k]).round_up(bound + constants[k]))
             found.append(p)
             bounds.append(bound)
@@ -69,8 +75,8 @@ class HiGHS(Solver):
         )
 
 
-def _solve_one(matrices: Matrices, gap: float, clock: Clock, until: float) -> tuple[NDArray[np.int64], float]:
-    """The permutation and the bound (without the constant) that the engine ends with."""
+def _solve_one(matrices: Matrices, gap: float, clock: Clock, until: float) -> tuple[NDArray[np.int64] | None, float]:
+    """The permutation, if any, and the bound (without the constant) that the engine ends with."""
     model = level_one(*matrices)
     n = model.n
     options: Any = {"mip_rel_gap": gap}
@@ -85,10 +91,9 @@ def _solve_one(matrices: Matrices, gap: float, clock: Clock, until: float) -> tu
         constraints=LinearConstraint(model.E, model.e, model.e),
         options=options,
     )
-    p = np.arange(n)
-    if result.x is not None:
-        rounded = result.x[: n * n].reshape(n, n).argmax(1)
-        p = rounded if sorted(rounded) == list(range(n)) else p
+    p = None if result.x is None else result.x[: n * n].reshape(n, n).argmax(1)
+    if p is not None and sorted(p) != list(range(n)):
+        p = None
     bound = -np.inf if result.mip_dual_bound is None else float(result.mip_dual_bound)
     return p, bound
 
