@@ -162,8 +162,8 @@ def markdown(table: pd.DataFrame, limit: float, machine: str) -> str:
         "# Quadratic assignment",
         f"Every solver has {limit:g} s and one thread on each instance; measured on {machine}. Gaps are relative to "
         "the best value known (QAPLIB's, or the best found here); what is proven has value = lower bound. The time is "
-        "of the whole call, from arrays to the checked answer, compilation excluded. Gurobi starts from a permutation of "
-        "our tabu search and HiGHS falls back on one: their values are ours, their bounds and proofs their own.",
+        "of the whole call, from arrays to the checked answer, compilation excluded. Gurobi starts from a permutation "
+        "of our tabu search and HiGHS falls back on one: their values are ours, their bounds and proofs their own.",
         "## By solver",
     ]
     summary = [
