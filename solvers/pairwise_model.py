@@ -12,6 +12,8 @@ from solvers.kernels.pairwise_dual import Model
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+LARGEST = 2**28  # numbers in all tables: 2 GiB, and as much again for the repriced ones
+
 
 def of_graph_matching(problem: GraphMatchingProblem) -> Model:
     """The model of a graph matching; its tables are those of the node pairs that ``pairs`` names, in order."""
@@ -64,6 +66,11 @@ class _Labels:
         table_of = np.full((n, n), -1, np.int64)
         table_of[ends[:, 0], ends[:, 1]] = table_of[ends[:, 1], ends[:, 0]] = np.arange(len(ends))
         start = np.concatenate([[0], (sizes[ends[:, 0]] * sizes[ends[:, 1]]).cumsum()]).astype(np.int64)
+        if start[-1] > LARGEST:
+            raise ValueError(
+                f"the costs of all pairs of choices are {start[-1]:,} numbers, {8 * start[-1] / 2**30:.1f} GiB, and "
+                f"mpopt takes {LARGEST:,} at most; use 'local_search' for large quadratic assignments"
+            )
         message = np.concatenate([[0], (sizes[ends[:, 0]] + sizes[ends[:, 1]]).cumsum()]).astype(np.int64)
         return Model(
             self.first,

@@ -160,25 +160,27 @@ def _pairwise_bound(problem: GraphMatchingProblem, messages: Tensor, prices: Ten
     L, q = (x.detach().double().cpu().numpy() for x in (problem.linear, problem.pair_costs))
     a, v = (x.detach().double().cpu().numpy() for x in (messages, prices))
     (n, m), complete = L.shape, bool(problem.complete)
-    pairs, tables = problem.pairs.cpu().numpy(), dict[tuple[int, int], list[int]]()
-    for e, (i, _, j, _) in enumerate(pairs.tolist()):
-        tables.setdefault((min(i, j), max(i, j)), []).append(e)
+    pairs = problem.pairs.cpu().numpy()
+    turned = pairs[:, :1] > pairs[:, 2:3]
+    i, s, j, t = np.where(turned, pairs[:, [2, 3, 0, 1]], pairs).T
     theta = np.concatenate([L, np.full((n, 1), np.inf if complete else 0.0)], 1)
     allowed, bound, at = np.isfinite(theta), 0.0, 0
-    columns = [np.flatnonzero(row) for row in allowed]
-    for (i, j), members in sorted(tables.items()):
-        table = np.zeros((m + 1, m + 1))
-        for e in members:
-            s, t = pairs[e, 1::2] if pairs[e, 0] == i else pairs[e, 3::-2]
-            table[s, t] += q[e]
-        table[np.arange(m), np.arange(m)] = np.inf
+    columns, place = [np.flatnonzero(row) for row in allowed], allowed.cumsum(1) - 1
+    keys, where = np.unique(i * n + j, return_inverse=True)
+    groups = np.split(np.argsort(where, kind="stable"), np.bincount(where).cumsum()[:-1])
+    for key, members in zip(keys.tolist(), groups, strict=False):  # of no pairs, split makes one group
+        ends = divmod(key, n)
+        table = np.zeros([len(columns[node]) for node in ends])
+        table[place[ends[0], s[members]], place[ends[1], t[members]]] = q[members]
+        both = np.flatnonzero(allowed[list(ends), :m].all(0))
+        table[place[ends[0], both], place[ends[1], both]] = np.inf  # one right node cannot have two
         sides = []
-        for node in (i, j):
+        for node in ends:
             side = a[at : at + len(columns[node])]
             theta[node, columns[node]] += side
             sides.append(side)
             at += len(side)
-        bound += float((table[np.ix_(columns[i], columns[j])] - sides[0][:, None] - sides[1]).min())
+        bound += float((table - sides[0][:, None] - sides[1]).min())
     v = v if complete and n == m else np.minimum(v, 0.0)
     theta[:, :m] -= v
     whole = bound + theta.min(1).sum() + v.sum()

@@ -205,6 +205,12 @@ def test_mpopt_is_reproducible_honours_its_limit_and_leaves_its_input_alone():
             make_solver("mpopt", **setting)
 
 
+def test_a_problem_too_large_is_refused_before_any_memory_is_taken():
+    A = np.zeros((200, 200))
+    with pytest.raises(ValueError, match=r"796,000,000 numbers, 5.9 GiB.*local_search"):
+        solve(QuadraticAssignmentProblem(A, A), "mpopt")
+
+
 def test_the_bound_comes_near_that_of_linear_programming():
     from scipy.optimize import linprog
 
