@@ -94,7 +94,7 @@ def _with_conflicts(model: Model) -> Model:
     sizes = np.diff(model.first)
     heights = np.maximum.reduceat(np.abs(model.table), model.start[:-1]) if len(model.ends) else np.zeros(0)
     alone = np.maximum.reduceat(np.abs(model.unary), model.first[:-1])
-    prohibitive = 1.0 + 4 * float(heights.sum() + alone.sum())
+    prohibitive = 4 * float(heights.sum() + alone.sum()) or 1.0
     for i in range(len(sizes)):
         tables = model.incident[model.incidence[i] : model.incidence[i + 1]]
         mine = model.column[model.first[i] : model.first[i + 1]]

@@ -91,6 +91,18 @@ def test_no_bound_is_above_the_optimum_and_small_problems_are_solved(parts, comp
     assert solution.lower_bound.item() <= best + 1e-9
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_the_costs_does_not_matter(scale):
+    for seed in range(4):
+        problem = any_matching(8, 9, seed)
+        scaled = GraphMatchingProblem(
+            scale * problem.linear, problem.pairs, scale * problem.pair_costs, scale * problem.constant
+        )
+        one, other = (solve(x, "mpopt", max_iterations=60) for x in (problem, scaled))
+        assert other.value.item() == pytest.approx(scale * one.value.item(), rel=1e-9)
+        assert other.lower_bound.item() == pytest.approx(scale * one.lower_bound.item(), rel=1e-3)
+
+
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.booleans())
 def test_any_messages_prove_a_bound(parts, complete):
