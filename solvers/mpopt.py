@@ -14,7 +14,7 @@ from solvers.graph_matching import GraphMatchingProblem
 from solvers.hahn_grant import proves
 from solvers.integrality import Lattice, lattice
 from solvers.kernels.assignment import solve_assignment
-from solvers.kernels.pairwise_dual import Model, collect, pull, residual, smoothed_sweep
+from solvers.kernels.pairwise_dual import Model, collect, pull, residual, smoothed_sweeps
 from solvers.kernels.pairwise_primal import attempt, energy, improved, new_candidates
 from solvers.pairwise_model import of_graph_matching, of_quadratic_assignment
 from solvers.problems import QuadraticAssignmentProblem
@@ -25,11 +25,12 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 WARM, COLD = 0.3, 5e-4  # temperatures ε, in units of the spread of the tables: the first and the last
-COOLING, SLOWEST = 0.6, 1000  # it is cold after so many of the rounds, or of these
+COOLING, SLOWEST = 0.6, 400  # it is cold after so many of the rounds, or of these
 EVERY = 1.3  # a check of bound and matching comes after so many times the sweeps of the last one
 STARTS = 4  # best matchings that are kept apart, each with its own attempts
+STRETCH = 100_000  # entries of tables that sweeps read between two looks at the clock, about
 ATTEMPTS = 8  # of a start between two looks at the clock
-PATIENCE = 200  # rounds after the last better matching, and as many as before it, before the search is given up
+PATIENCE = 100  # rounds after the last better matching, and as many as before it, before the search is given up
 ROUNDING = 1e-10  # of the costs of a node is no improvement
 
 
@@ -44,7 +45,7 @@ class MPOpt(Solver):
 
     Attributes:
         max_iterations: rounds; each is a sweep over all nodes, until the bound has converged, and ``attempts``, until
-            half of the rounds, and at least 200, have brought nothing better.
+            half of the rounds, and at least 100, have brought nothing better (with a time limit: until it is over).
         attempts: matchings that are constructed in a round.
         tolerance: the bound has converged when what lies between two checks raises it by less than this share.
     """
@@ -56,7 +57,7 @@ class MPOpt(Solver):
     anytime: ClassVar = True
     reference: ClassVar = "Hutschenreiter et al., Fusion Moves for Graph Matching, ICCV 2021"
 
-    max_iterations: int = 1000
+    max_iterations: int = 500
     attempts: int = 4
     tolerance: float = 1e-6
 
@@ -69,7 +70,7 @@ class MPOpt(Solver):
     def _prepare(self, problem: GraphMatchingProblem | QuadraticAssignmentProblem) -> list[Model]:
         tiny = of_quadratic_assignment((np.ones((2, 2)),) * 3)
         first = _Ascent(self, tiny, None, 0.0, Lattice(0.0, None), Clock(None), Clock(None))  # compiles
-        first.sweep(WARM, np.arange(2))
+        first.sweep(np.array([WARM]), np.arange(2)[None])
         first.check()
         first.search(1)
         if isinstance(problem, GraphMatchingProblem):
@@ -137,7 +138,7 @@ class _Ascent:
     def ascend(self, dtype: torch.dtype) -> None:
         """Rounds at falling temperature, with a check every now and then, until proven or out of time or rounds."""
         n, limit, due = len(self.model.first) - 1, self.solver.max_iterations, 1
-        last, settled = -np.inf, False
+        last, settled, eps = -np.inf, False, WARM
         self.check()
         while self.rounds < limit:
             if self.expired:
@@ -146,15 +147,19 @@ class _Ascent:
             cold = COOLING * min(limit, SLOWEST)
             if self.clock.time_limit is not None and self.rounds > 0:
                 cold = COOLING * min(limit, self.clock.time_limit * self.rounds / self.clock.elapsed)
-            eps = WARM * (COLD / WARM) ** min(1.0, self.rounds / cold)
+            made = min(due, limit) - self.rounds
             if not settled:
-                self.sweep(eps, self.random.permutation(n))
-            self.rounds += 1
+                made = min(made, 1 + STRETCH // max(1, len(self.model.table)))
+                temperatures = WARM * (COLD / WARM) ** np.minimum(1.0, (self.rounds + np.arange(made)) / cold)
+                self.sweep(temperatures, np.stack([self.random.permutation(n) for _ in range(made)]))
+                eps = temperatures[-1]
+            self.rounds += made
             if self.rounds >= due or self.rounds == limit:
                 made, due = self.rounds, int(EVERY * self.rounds) + 8
                 if not settled:
                     self.check()
-                searching = self.rounds <= max(self.found + PATIENCE, 2 * self.found)
+                patience = max(self.found + PATIENCE, 2 * self.found)
+                searching = self.rounds <= patience or self.clock.time_limit is not None  # the time is there to be used
                 if searching:
                     self.search(max(1, (min(due, limit) - made) * self.solver.attempts // STARTS))
                 if proves(*self.facts, dtype):
@@ -172,9 +177,9 @@ class _Ascent:
         bound = self.lattice.round_up(self.bound + self.constant)
         return torch.tensor(self.value + self.constant), torch.tensor(bound)
 
-    def sweep(self, eps: float, order: Integers) -> None:
-        """One sweep over the nodes in this order."""
-        smoothed_sweep(self.model, order, eps * self.unit, self.theta, self.messages, self.free)
+    def sweep(self, eps: Doubles, orders: Integers) -> None:
+        """Sweeps at these temperatures (sweeps,), over the nodes in these orders (sweeps, n)."""
+        smoothed_sweeps(self.model, orders, eps * self.unit, self.theta, self.messages, self.free)
 
     def check(self) -> None:
         """The bound from where the messages are, and the costs that they make."""

@@ -158,18 +158,22 @@ def _scale(model: Model, theta: Doubles, free: Doubles, eps: float) -> None:  # 
 
 
 @compiled
-def smoothed_sweep(
-    model: Model, order: Integers, eps: float, theta: Doubles, messages: Doubles, free: Doubles
+def smoothed_sweeps(
+    model: Model, orders: Integers, eps: Doubles, theta: Doubles, messages: Doubles, free: Doubles
 ) -> None:  # pragma: no cover - compiled
-    """Visit every node once, in this order, at temperature ε; theta, messages and free are moved."""
+    """A sweep for each row of ``orders`` (sweeps, n): every node once, at its temperature ε (sweeps,).
+
+    theta, messages and free are moved.
+    """
     degree = size = 0
-    for i in range(len(order)):
+    for i in range(orders.shape[1]):
         degree = max(degree, model.incidence[i + 1] - model.incidence[i])
         size = max(size, model.first[i + 1] - model.first[i])
     soft, total = np.empty((degree, size)), np.empty(size)
-    for i in order:
-        _equalise(model, i, eps, theta, messages, soft, total)
-        _scale(model, theta, free, eps)
+    for k in range(len(orders)):
+        for i in orders[k]:
+            _equalise(model, i, eps[k], theta, messages, soft, total)
+            _scale(model, theta, free, eps[k])
 
 
 @compiled
