@@ -27,6 +27,7 @@ from solvers.kernels.vectors import (
     load,
     lowest,
     multiply_add,
+    padded,
     spread,
     store,
     total,
@@ -50,16 +51,11 @@ class Problem(NamedTuple):
     symmetric: bool
 
 
-def width_of(n: int) -> int:
-    """The length of padded rows: a multiple of a vector's."""
-    return (n + LANES - 1) // LANES * LANES
-
-
 def lay_out(A: NDArray, B: NDArray, L: NDArray) -> Problem:
     """A problem from matrices of any floating dtype and layout."""
     A, B, L = (np.ascontiguousarray(M, np.float64) for M in (A, B, L))
     symmetric = np.array_equal(A, A.T) and np.array_equal(B, B.T)
-    padding = ((0, 0), (0, width_of(len(A)) - len(A)))
+    padding = ((0, 0), (0, padded(len(A), LANES) - len(A)))
     return Problem(np.pad(A, padding), np.ascontiguousarray(np.pad(A.T, padding)), B, L, symmetric)
 
 
@@ -79,7 +75,7 @@ class Position(NamedTuple):
 @compiled
 def new_position(n: int) -> Position:  # pragma: no cover - compiled
     """The identity, not yet placed."""
-    width = (n + LANES - 1) // LANES * LANES
+    width = padded(n, LANES)
     return Position(np.arange(n), np.zeros((n, width)), np.zeros((n, width)), np.zeros((n, width)))
 
 
@@ -174,7 +170,7 @@ class Scratch(NamedTuple):
 @compiled
 def new_scratch(n: int) -> Scratch:  # pragma: no cover - compiled
     """For exchanges on problems of this size."""
-    x = np.zeros((8, (n + LANES - 1) // LANES * LANES))
+    x = np.zeros((8, padded(n, LANES)))
     x[4:6] = np.inf
     return Scratch(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7])
 

@@ -37,10 +37,10 @@ from solvers.kernels.exchange import (
     new_scratch,
     objective,
     place,
-    width_of,
 )
 from solvers.kernels.random import Stream, below, shuffle, streams, uniform
 from solvers.kernels.threads import on_threads
+from solvers.kernels.vectors import LANES, padded
 
 DESCENT, TABU, ITERATED = 0, 1, 2
 REFRESH = 1000  # moves after which the changes are computed anew: they gather rounding
@@ -71,7 +71,7 @@ class Searches(NamedTuple):
 def new_searches(p: Integers, kind: Integers, seed: int) -> Searches:
     """Searches that start from the permutations p (starts, n); ``placed`` by the first call that goes on with them."""
     starts, n = p.shape
-    rows = (starts, n, width_of(n))
+    rows = (starts, n, padded(n, LANES))
     return Searches(
         p=p.copy(),
         best=p.copy(),
