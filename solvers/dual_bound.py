@@ -83,8 +83,13 @@ class ExactAscent:
 
 def spread(M: Doubles) -> float:
     """The standard deviation off the diagonal, or 1 where there is none."""
-    deviation = float(M[~np.eye(len(M), dtype=bool)].std()) if len(M) > 1 else 0.0
-    return deviation if np.isfinite(deviation) and deviation > 0 else 1.0
+    return deviation(M[~np.eye(len(M), dtype=bool)])
+
+
+def deviation(entries: Doubles) -> float:
+    """The standard deviation, or 1 where there is none."""
+    found = float(entries.std()) if len(entries) else 0.0
+    return found if np.isfinite(found) and found > 0 else 1.0
 
 
 def matrices_of(problem: QuadraticAssignmentProblem) -> list[Matrices]:

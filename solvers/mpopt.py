@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.dual_bound import matrices_of
+from solvers.dual_bound import deviation, matrices_of
 from solvers.graph_matching import GraphMatchingProblem
 from solvers.hahn_grant import proves
 from solvers.integrality import Lattice, lattice
@@ -122,7 +122,7 @@ class _Ascent:
         self.m = model.label_of.shape[1] - 1
         self.free = np.full(self.m, np.inf) if free is None else free
         self.theta, self.messages = model.unary.copy(), np.zeros(int(model.message[-1]))
-        self.unit = _spread(model.table[model.table < model.prohibitive])
+        self.unit = deviation(model.table[model.table < model.prohibitive])
         self.random = np.random.default_rng([abs(solver.seed), solver.seed < 0])
         n = len(model.first) - 1
         self.candidates = new_candidates(STARTS, n, solver.seed)
@@ -242,9 +242,3 @@ class _Ascent:
         both = messages.reshape(-1, 2, n)
         U[ends[:, 1], ends[:, 0]], U[ends[:, 0], ends[:, 1]] = both[:, 0], both[:, 1]
         return torch.from_numpy(U).to(problem.dtype), torch.zeros(n, n, n, dtype=problem.dtype)
-
-
-def _spread(entries: Doubles) -> float:
-    """The standard deviation, or 1 where there is none."""
-    deviation = float(entries.std()) if len(entries) else 0.0
-    return deviation if np.isfinite(deviation) and deviation > 0 else 1.0
