@@ -1,8 +1,11 @@
-"""``python -m benchmarks.quadratic_study``: every solver of quadratic assignments with the same time on each instance.
+r"""``python -m benchmarks.quadratic_study``: every solver of quadratic assignments with the same time on each instance.
 
-Values, bounds, proofs and times, one thread, into ``results/benchmarks/quadratic_assignment``: a table and a
-performance profile (Dolan and Moré, Mathematical Programming 91, 2002). The instances are generated point clouds and,
-where ``--qaplib`` names a folder of them, instances of QAPLIB. What is measured is kept: stopped, it goes on.
+Values, bounds, proofs and times into ``results/benchmarks/quadratic_assignment``: a table and a performance profile
+(Dolan and Moré, Mathematical Programming 91, 2002). The instances are generated point clouds and, where ``--qaplib``
+names a folder of them, instances of QAPLIB. What is measured is kept: stopped, it goes on. Proofs take longer::
+
+    python -m benchmarks.quadratic_study --qaplib DIR --instances nug12 nug16b --solvers branch_and_bound gurobi \
+        --time-limit 600 --threads 2 --name proofs
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import io
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -42,9 +46,9 @@ QAPLIB = (
 GENERATED = tuple((kind, n) for n in (8, 10, 12, 15, 20, 30) for kind in ("planted", "unrelated"))
 MANY = 10**9
 COLUMNS = ["instance", "n", "solver", "library", "status", "value", "bound", "best", "value_gap", "bound_gap", "proven",
-           "seconds", "reason"]  # fmt: skip
+           "iterations", "seconds", "reason"]  # fmt: skip
 Problem = tuple[np.ndarray, np.ndarray]
-Answer = tuple[float, float | None, str]
+Answer = tuple[float, float | None, int | None, str]
 Row = dict[str, Any]
 
 
@@ -63,9 +67,10 @@ def generated(kind: str, n: int) -> Problem:
 def _ours(name: str, A: np.ndarray, B: np.ndarray, limit: float, **settings: Any) -> Answer:
     solution = make_solver(name, time_limit=limit, **settings).solve(QuadraticAssignmentProblem(A, B))
     if solution.status is Status.UNAVAILABLE:
-        return math.nan, None, f"not run: {solution.message}"
+        return math.nan, None, None, f"not run: {solution.message}"
     bound = None if solution.lower_bound is None else float(solution.lower_bound)
-    return float(solution.value), bound, solution.status.name
+    iterations = None if solution.iterations is None else int(solution.iterations)
+    return float(solution.value), bound, iterations, solution.status.name
 
 
 def _scipy(method: str, A: np.ndarray, B: np.ndarray, limit: float) -> Answer:
@@ -74,10 +79,10 @@ def _scipy(method: str, A: np.ndarray, B: np.ndarray, limit: float) -> Answer:
     start: dict[str, Any] = {"P0": "randomized"} if method == "faq" else {}
     for k in range(100):
         if k and time.perf_counter() >= until:
-            return best, None, "TIME_LIMIT"
+            return best, None, k, "TIME_LIMIT"
         options = {"rng": rng} | (start if k else {})
         best = min(best, float(quadratic_assignment(A, B, method=method, options=options).fun))
-    return best, None, "CONVERGED"
+    return best, None, 100, "CONVERGED"
 
 
 CONTENDERS: dict[str, tuple[str, Callable[..., Answer]]] = {
@@ -95,41 +100,43 @@ CONTENDERS: dict[str, tuple[str, Callable[..., Answer]]] = {
 }
 
 
-def instances(folder: Path | None, quick: bool) -> dict[str, tuple[Problem, float | None]]:
-    """The problems by name, with the value best known of them.
+def instances(folder: Path | None, chosen: Sequence[str] = ()) -> dict[str, tuple[Problem, float | None]]:
+    """The problems by name, with the value best known of them: those chosen, or the study's own.
 
     Raises:
-        QaplibError: a folder without the instances, or with broken ones.
+        QaplibError: a folder without the instances, or with broken ones; a name of none.
     """
+    names = chosen or [f"{kind}{n}" for kind, n in GENERATED] + ([] if folder is None else [*QAPLIB])
     found: dict[str, tuple[Problem, float | None]] = {}
-    for kind, n in GENERATED[:1] if quick else GENERATED:
-        found[f"{kind}{n}"] = generated(kind, n), None
-    for name in [] if folder is None else QAPLIB[:2] if quick else QAPLIB:
-        path = folder / f"{name}.dat"
-        A, B = read_dat(path)
-        found[name] = (A, B), best_known(path, A, B)
+    for name in names:
+        if cloud := re.fullmatch("(planted|unrelated)([1-9][0-9]*)", name):
+            found[name] = generated(cloud[1], int(cloud[2])), None
+        elif folder is None:
+            raise QaplibError(f"{name} is neither plantedN nor unrelatedN: --qaplib must name the folder it is in")
+        else:
+            path = folder / f"{name}.dat"
+            A, B = read_dat(path)
+            found[name] = (A, B), best_known(path, A, B)
     return found
 
 
-def measure(name: str, problem: Problem, best: float | None, limit: float) -> list[Row]:
-    """A row a contender."""
-    rows = []
-    for solver, (library, run) in CONTENDERS.items():
-        row: Row = {"instance": name, "n": len(problem[0]), "solver": solver, "library": library, "best": best}
-        reason = unavailable(solver) if library != "scipy" else None
-        if reason is None and (most := largest(solver)) is not None and len(problem[0]) > most:
-            reason = f"takes n ≤ {most}"
-        if reason is not None:
-            rows.append(row | {"status": "not run", "reason": reason})
-            continue
-        _warm_up(solver)
-        began = time.perf_counter()
-        value, bound, status = run(*problem, limit)
-        seconds = time.perf_counter() - began
-        reason = status.partition(": ")[2]
-        row |= {"status": status.partition(": ")[0], "reason": reason, "value": value, "bound": bound}
-        rows.append(row | {"seconds": seconds, "proven": status == "OPTIMAL"})
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+def measure(name: str, problem: Problem, best: float | None, solver: str, limit: float) -> Row:
+    """The row of one contender."""
+    library, run = CONTENDERS[solver]
+    row: Row = {"instance": name, "n": len(problem[0]), "solver": solver, "library": library, "best": best}
+    reason = unavailable(solver) if library != "scipy" else None
+    if reason is None and (most := largest(solver)) is not None and len(problem[0]) > most:
+        reason = f"takes n ≤ {most}"
+    if reason is not None:
+        return row | {"status": "not run", "reason": reason}
+    _warm_up(solver)
+    began = time.perf_counter()
+    value, bound, iterations, status = run(*problem, limit)
+    seconds = time.perf_counter() - began
+    status, _, reason = status.partition(": ")
+    row |= {"status": status, "reason": reason, "value": value, "bound": bound, "iterations": iterations}
+    row |= {"seconds": seconds, "proven": status == "OPTIMAL"}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 @cache
@@ -145,7 +152,7 @@ def largest(solver: str) -> int | None:
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows with their gaps, relative to the best value known, or else found here."""
     table = pd.DataFrame(rows, columns=COLUMNS)
-    for column in ("value", "bound", "best", "seconds"):
+    for column in ("value", "bound", "best", "iterations", "seconds"):
         table[column] = table[column].astype(float)
     found = table.groupby("instance")["value"].transform("min")
     table["best"] = np.fmin(table["best"], found)
@@ -155,14 +162,15 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     return table
 
 
-def markdown(table: pd.DataFrame, limit: float, machine: str) -> str:
+def markdown(table: pd.DataFrame, limit: float, threads: int, machine: str) -> str:
     """The summary of the solvers, then every instance."""
     ran = table[table["status"] != "not run"]
     lines = [
         "# Quadratic assignment",
-        f"Every solver has {limit:g} s and one thread on each instance; measured on {machine}. Gaps are relative to "
-        "the best value known (QAPLIB's, or the best found here); what is proven has value = lower bound. The time is "
-        "of the whole call, from arrays to the checked answer, compilation excluded. Gurobi starts from a permutation "
+        f"Every solver has {limit:g} s and {threads} thread{'s'[: threads > 1]} on each instance; measured on "
+        f"{machine}. Gaps are relative to the best value known (QAPLIB's, or the best found here); what is proven has "
+        "value = lower bound. The time is of the whole call, from arrays to the checked answer, compilation excluded. "
+        "Iterations are nodes, sweeps, moves or starts, as the solver counts them. Gurobi starts from a permutation "
         "of our tabu search and HiGHS falls back on one: their values are ours, their bounds and proofs their own.",
         "## By solver",
     ]
@@ -189,6 +197,7 @@ def markdown(table: pd.DataFrame, limit: float, machine: str) -> str:
                 "lower bound": rows["bound"].map(_number),
                 "gap of the bound": rows["bound_gap"].map(_percent),
                 "proven": rows["proven"].map(lambda x: "yes" if x is True else ""),
+                "iterations": rows["iterations"].map(_number),
                 "seconds": rows["seconds"].map(lambda x: "–" if pd.isna(x) else f"{x:.2g}"),
                 "but": rows["reason"].fillna(""),
             }
@@ -247,33 +256,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quadratic_study", description=__doc__)
     parser.add_argument("--qaplib", type=Path, metavar="DIR", help="a folder with QAPLIB's files NAME.dat and NAME.sln")
     parser.add_argument("--time-limit", type=float, default=2.0, metavar="S", help="of each run; default: 2 seconds")
-    parser.add_argument("--quick", action="store_true", help="one or three instances, table in results/cache")
+    parser.add_argument(
+        "--instances", nargs="+", default=[], metavar="NAME", help="plantedN, unrelatedN, QAPLIB's names"
+    )
+    parser.add_argument("--solvers", nargs="+", default=[*CONTENDERS], choices=CONTENDERS, metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--name", default=NAME, help=f"of the files written; default: {NAME}")
+    parser.add_argument("--quick", action="store_true", help="one instance, table in results/cache")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="default: the results of this checkout")
     chosen = parser.parse_args(arguments)
     if not chosen.time_limit > 0:
         parser.error(f"--time-limit must be a number of seconds above 0, not {chosen.time_limit:g}")
+    if chosen.threads < 1:
+        parser.error(f"--threads must be at least 1, not {chosen.threads}")
     try:
-        problems = instances(chosen.qaplib, chosen.quick)
+        problems = instances(chosen.qaplib, chosen.instances or (["planted8"] if chosen.quick else []))
     except QaplibError as error:
         parser.error(str(error))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(chosen.threads)
     machine, kept, console = provenance(), Cache(chosen.results / "cache"), Console(stderr=True)
     rows: list[Row] = []
     try:
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("", total=len(problems))
+            task = progress.add_task("", total=len(problems) * len(chosen.solvers))
             for name, (problem, best) in problems.items():
-                progress.update(task, description=name)
-                parts = ("quadratic", name, [x.tolist() for x in problem], best, chosen.time_limit)
-                key = content_hash(*parts, {k: machine[k] for k in ("sources", "versions", "hardware")})
-                known = None if chosen.fresh else kept.read_json("benchmarks", key)
-                if known is None:
-                    known = measure(name, problem, best, chosen.time_limit)
-                    kept.write_json("benchmarks", key, known)
-                rows += known
-                progress.advance(task)
+                for solver in chosen.solvers:
+                    progress.update(task, description=f"{name}, {solver}")
+                    what = ("quadratic", name, [x.tolist() for x in problem], best)
+                    how = (solver, chosen.time_limit, chosen.threads)
+                    key = content_hash(*what, *how, {k: machine[k] for k in ("sources", "versions", "hardware")})
+                    known = None if chosen.fresh else kept.read_json("benchmarks", key)
+                    if known is None:
+                        known = measure(name, problem, best, solver, chosen.time_limit)
+                        kept.write_json("benchmarks", key, known)
+                    rows.append(known)
+                    progress.advance(task)
     except KeyboardInterrupt:
         console.print("Stopped; the same command goes on from here.")
         return 130
@@ -283,13 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine |= {"arguments": sys.argv[1:] if arguments is None else [*arguments]}
     files = {
         "csv": table.to_csv(index=False, lineterminator="\n", float_format="%.10g"),
-        "md": markdown(table, chosen.time_limit, machine["hardware"]["cpu"]),
+        "md": markdown(table, chosen.time_limit, chosen.threads, machine["hardware"]["cpu"]),
         "json": json.dumps(machine, indent=1) + "\n",
         "png": figure(table),
     }
     for suffix, content in files.items():
-        write_atomically(folder / f"{NAME}.{suffix}", content)
-        print(folder / f"{NAME}.{suffix}")
+        write_atomically(folder / f"{chosen.name}.{suffix}", content)
+        print(folder / f"{chosen.name}.{suffix}")
     return 0
 
 

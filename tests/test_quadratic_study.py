@@ -64,6 +64,16 @@ def test_what_was_measured_is_not_measured_again(modules, quick, monkeypatch):
     assert (quick[0] / "quadratic_assignment.md").read_bytes() == before
 
 
+def test_a_study_of_chosen_instances_solvers_and_threads(modules, tmp_path):
+    arguments = ["--instances", "planted6", "unrelated7", "--solvers", "branch_and_bound", "--threads", "2"]
+    assert modules[0].main([*arguments, "--time-limit", "20", "--name", "proofs", "--results", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "benchmarks" / "proofs.csv")
+    assert list(table["instance"]) == ["planted6", "unrelated7"]
+    assert table["proven"].all()
+    assert (table["iterations"] >= 1).all()
+    assert "20 s and 2 threads" in (tmp_path / "benchmarks" / "proofs.md").read_text()
+
+
 def test_a_stopped_study_says_so(modules, tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
@@ -75,7 +85,14 @@ def test_a_stopped_study_says_so(modules, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--time-limit", "0"], "above 0"), (["--qaplib", "nowhere"], "there is no file"), (["--speed"], "unrecognized")],
+    [
+        (["--time-limit", "0"], "above 0"),
+        (["--threads", "0"], "at least 1"),
+        (["--instances", "nug12"], "--qaplib must name the folder"),
+        (["--instances", "nug12", "--qaplib", "nowhere"], "there is no file"),
+        (["--solvers", "guess"], "invalid choice"),
+        (["--speed"], "unrecognized"),
+    ],
 )
 def test_bad_options_are_refused(modules, capsys, arguments, words):
     with pytest.raises(SystemExit) as stopped:
