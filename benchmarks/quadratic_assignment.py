@@ -1,4 +1,7 @@
-"""Quadratic assignment: heuristics by time and value, bounds by time and distance; see `benchmarks.contenders`."""
+"""Quadratic assignment: heuristics by time, value and time to a target, bounds by time and distance.
+
+See `benchmarks.contenders`.
+"""
 
 from functools import cache
 
@@ -9,10 +12,10 @@ from benchmarks.contenders import Instance, quadratic_assignment
 class QuadraticAssignment:
     """Unrelated point clouds, whose best matching nothing gives away."""
 
-    version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
+    version = "2"  # to be raised when instances or settings change: older results are then no longer comparable
     param_names = ("solver", "size")
     params = (
-        common.grid(["local_search", "faq", "scipy_faq"], ["two_opt", "branch_and_bound", "scipy_2opt"]),
+        common.grid(["local_search", "faq", "mpopt", "scipy_faq"], ["two_opt", "branch_and_bound", "scipy_2opt"]),
         common.grid(["1x12x12"], ["4x20x20", "1x50x50"], ["1x100x100"]),
     )
 
@@ -27,6 +30,23 @@ class QuadraticAssignment:
         return common.tracked(reference.quadratic_assignment_gap(size, common.finite(self.call())))
 
     track_optimality_gap.unit = "relative"
+
+
+class QuadraticAssignmentTimeToTarget:
+    """How soon an anytime solver is within one per cent of the best value known."""
+
+    version = "1"
+    param_names = ("solver", "size")
+    params = (common.grid(["local_search", "mpopt"]), common.grid(["1x20x20"], ["1x30x30"]))
+
+    def setup(self, solver, size):
+        self.call = _warm_until(solver, size)
+
+    def track_seconds_to_target(self, solver, size):
+        """Of the run, from its start to the first value that near."""
+        return common.tracked(quadratic_assignment.seconds_to(self.call(), reference.quadratic_assignment_best(size)))
+
+    track_seconds_to_target.unit = "seconds"
 
 
 class QuadraticAssignmentBound:
@@ -56,3 +76,10 @@ class QuadraticAssignmentBound:
 @cache  # asv runs setup before every sample
 def _warm(contender, size):
     return common.warmed_up(contender.prepared(Instance(common.quadratic_assignment_instance(size))))
+
+
+@cache
+def _warm_until(solver, size):
+    call = quadratic_assignment.anytime(solver, Instance(common.quadratic_assignment_instance(size)))
+    call()
+    return call

@@ -38,6 +38,7 @@ LIMITS = {
     "quadratic_assignment.QuadraticAssignment": 0.05,  # a local optimum
     "quadratic_assignment.QuadraticAssignmentBound": 0.5,  # of a relaxation
 }
+ALONE = ("sinkhorn.SinkhornMemory", "quadratic_assignment.QuadraticAssignmentTimeToTarget")  # without tracked errors
 FAMILIES = ("sinkhorn", "emd", "conditional_transport", "gromov_wasserstein", "quadratic_assignment")
 
 
@@ -146,8 +147,8 @@ def test_the_linked_environment_measures_the_code_of_each_commit(tmp_path):
 
 def test_every_benchmark_compares_a_solver_of_ours_with_peers(suite):
     found = {name.rsplit(".", 1)[0] for name in (benchmark.name for benchmark in suite.found)}
-    assert found == {*LIMITS, "sinkhorn.SinkhornMemory"}
-    for name in found:
+    assert found == {*LIMITS, *ALONE}
+    for name in found - {"quadratic_assignment.QuadraticAssignmentTimeToTarget"}:  # no peer keeps a history
         solvers = benchmark(suite, name).params[0]
         ours = [s for s in solvers if s in solver_names()]
         assert ours[0] == solvers[0]
@@ -320,7 +321,9 @@ def test_gromov_wassersteins_return_couplings(suite, name):
     assert suite.reference.gromov_wasserstein_gap("2x6x6", np.full((2, 6, 6), 1 / 36)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", ["local_search", "faq", "two_opt", "branch_and_bound", "scipy_faq", "scipy_2opt"])
+@pytest.mark.parametrize(
+    "name", ["local_search", "faq", "mpopt", "two_opt", "branch_and_bound", "scipy_faq", "scipy_2opt"]
+)
 def test_quadratic_assignments_come_to_the_optimum_of_small_problems(suite, name):
     size = "2x6x6"
     problem = suite.contenders.Instance(suite.common.quadratic_assignment_instance(size))
@@ -338,6 +341,19 @@ def test_bounds_of_quadratic_assignments_are_below(suite, name):
     problem = suite.contenders.Instance(suite.common.quadratic_assignment_instance("2x6x6"))
     bounds = suite.common.finite(suite.competing["quadratic_assignment"].BOUNDS[name].prepared(problem)())
     assert (bounds <= suite.reference.quadratic_assignment_best("2x6x6") + 1e-9).all()
+
+
+def test_a_target_never_reached_is_no_time(suite):
+    family = suite.competing["quadratic_assignment"]
+    instance = suite.contenders.Instance(suite.common.quadratic_assignment_instance("1x6x6"))
+    solution, best = family.anytime("local_search", instance)(), suite.reference.quadratic_assignment_best("1x6x6")
+    assert 0 <= family.seconds_to(solution, best) <= family.SECONDS["local_search"]
+    kind = suite.quadratic_assignment.QuadraticAssignmentTimeToTarget()
+    for name in kind.params[0]:
+        kind.setup(name, "1x6x6")
+        assert 1e-9 <= kind.track_seconds_to_target(name, "1x6x6") <= family.SECONDS[name]
+    with pytest.raises(RuntimeError, match="in its time"):
+        family.seconds_to(solution, best - 10)
 
 
 def test_the_energy_of_a_matching_is_the_objective_of_the_problem(suite):

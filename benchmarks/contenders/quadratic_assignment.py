@@ -5,6 +5,7 @@ The problems are minimised, Σ_ij A[i, j] B[p(i), p(j)], and hard: times say lit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from scipy.optimize import quadratic_assignment
 
 from benchmarks import common
-from benchmarks.contenders import Call, Contender, Instance
-from solvers import QuadraticAssignmentProblem, make_solver
+from benchmarks.contenders import Array, Call, Contender, Instance
+from solvers import QuadraticAssignmentProblem, Solution, make_solver
 from solvers.highs import level_one_bound
 
 RESTARTS = 100
+TARGET = 0.01  # of the best value known
+SECONDS = {"local_search": 0.5, "mpopt": 2.0}  # that the anytime solvers have to come there
 
 
 def _ours(instance: Instance, name: str, **settings: Any) -> Call:
@@ -50,8 +53,28 @@ def _scipy_bound(instance: Instance) -> Call:
     return lambda: np.array([level_one_bound(A, B, np.zeros_like(A)) for A, B in pairs])
 
 
+def anytime(name: str, instance: Instance) -> Callable[[], Solution]:
+    """A run of one problem that lasts for its ``SECONDS`` and keeps the history of its values."""
+    solver, (A, B) = make_solver(name, time_limit=SECONDS[name], max_iterations=10**9), instance.tensors()
+    return lambda: solver.solve(QuadraticAssignmentProblem(A[0], B[0]))
+
+
+def seconds_to(solution: Solution, best: Array) -> float:
+    """When the first value within ``TARGET`` of the best was found.
+
+    Raises:
+        RuntimeError: it was not.
+    """
+    target = float(best[0] + TARGET * abs(best[0]))
+    for progress in solution.history:
+        if progress.value is not None and float(progress.value) <= target:
+            return progress.time
+    raise RuntimeError(f"{solution.solver} found {float(solution.value):g}, and not {target:g}, in its time")
+
+
 SOLVERS = {
     "local_search": Contender(partial(_ours, name="local_search", max_iterations=5000), "matchmark", "tabu, iterated"),
+    "mpopt": Contender(partial(_ours, name="mpopt"), "matchmark", "dual ascent and fusion moves"),
     "faq": Contender(partial(_ours, name="faq", starts=RESTARTS), "matchmark", f"Frank–Wolfe, {RESTARTS} starts"),
     "two_opt": Contender(partial(_ours, name="two_opt", starts=RESTARTS), "matchmark", f"descent, {RESTARTS} starts"),
     "branch_and_bound": Contender(
