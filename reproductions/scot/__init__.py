@@ -1,0 +1,1 @@
+"""SCOT: semantic correspondence as optimal transport between the feature maps of two images."""
