@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.optimize import linear_sum_assignment, linprog, minimize
 from torch import Tensor
 
+from reproductions import UserError
 from solvers import (
     AssignmentProblem,
     PartialTransportProblem,
@@ -131,3 +133,20 @@ def _unbalanced(C: np.ndarray, a: np.ndarray, b: np.ndarray, reach: np.ndarray) 
         options={"ftol": 1e-15, "maxiter": 1000},
     )
     return -found.fun
+
+
+def picture(path, color=(255, 0, 0), size=(40, 30)):
+    """Write an image of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+def refused(load, *parts):
+    """Check that the call is refused with one sentence that holds these parts."""
+    with pytest.raises(UserError) as caught:
+        load()
+    message = str(caught.value)
+    assert all(str(part) in message for part in parts), message
+    assert "\n" not in message
+    assert not message.endswith(".")
+    assert ". " not in message

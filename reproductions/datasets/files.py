@@ -1,0 +1,87 @@
+"""Reading data sets from disk: folders and zips alike, and images that may be broken."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from reproductions import UserError
+
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises, by format, for a file that is no whole image."""
+
+
+def is_image(name: str) -> bool:
+    """Whether the name is that of an image, and not of a hidden file some systems leave beside it."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def decode(source: Path | bytes, name: str, mode: str = "RGB") -> Image.Image:
+    """The image in the colour mode asked for.
+
+    Raises:
+        UserError: there is no whole image; the message names the file as ``name``.
+    """
+    try:
+        with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
+            return image.convert(mode)
+    except UNREADABLE as error:
+        raise UserError(f"{name} is truncated, broken or missing: put a whole image there") from error
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All files below a folder or inside a zip: sorted names with forward slashes, and how to read one."""
+
+    path: Path
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+    def pixels(self, name: str, mode: str, side: int) -> np.ndarray:
+        """A square image, float32 ``(channels, side, side)`` in [0, 1].
+
+        Raises:
+            UserError: it is broken or of another size.
+        """
+        image = decode(self.read(name), f"{self.path}/{name}", mode)
+        if image.size != (side, side):
+            raise UserError(f"{self.path}/{name} is {image.width}×{image.height} px, but {side}×{side} is expected")
+        values = np.asarray(image, dtype=np.float32) / 255
+        return np.moveaxis(np.atleast_3d(values), -1, 0)
+
+
+@contextmanager
+def open_tree(path: Path) -> Iterator[Tree]:
+    """A folder, or a zip that is read in place and never unpacked.
+
+    Raises:
+        UserError: the path is neither, or (also while reading) the zip is broken.
+    """
+    if path.is_dir():
+        found = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        yield Tree(path, tuple(found), lambda name: (path / name).read_bytes())
+        return
+    if not path.is_file():
+        raise UserError(f"there is no {path}: a folder or a zip file is expected there")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = sorted(n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/"))
+            yield Tree(path, tuple(inside), archive.read)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path} is no whole zip file: download it again") from error
+
+
+def folder_or_zip(folder: Path, stem: str) -> Path | None:
+    """``<folder>/<stem>`` or ``<folder>/<stem>.zip``, whichever exists; the unpacked one first."""
+    return next((p for p in (folder / stem, folder / f"{stem}.zip") if p.exists()), None)
