@@ -24,31 +24,43 @@ def nodes(maps: Tensor) -> Tensor:
     return maps.flatten(2).mT
 
 
-def cross_reference_weights(query: Tensor, prototype: Tensor) -> tuple[Tensor, Tensor]:
+def cross_reference_weights(query: Tensor, prototype: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Node weights from the other image's mean: s_i = max(u_i · v̄, 0) + 10⁻³, and d_j likewise.
 
     Args:
         query: uncentred nodes ``(…, Q, N, C)``.
         prototype: uncentred nodes ``(…, W, M, C)``.
+        mean: mean query nodes ``(…, Q, C)``, where they are known already.
 
     Returns:
         s ``(…, Q, W, N)`` and d ``(…, Q, W, M)``, not yet scaled to a common total.
     """
     s = torch.einsum("...qnc,...wc->...qwn", query, prototype.mean(-2))
-    d = torch.einsum("...wmc,...qc->...qwm", prototype, query.mean(-2))
+    d = torch.einsum("...wmc,...qc->...qwm", prototype, query.mean(-2) if mean is None else mean)
     return F.relu(s) + 1e-3, F.relu(d) + 1e-3
+
+
+def centred_unit(x: Tensor) -> Tensor:
+    """Nodes minus the mean of their channels, at unit length."""
+    return F.normalize(x - x.mean(-1, keepdim=True), dim=-1)
 
 
 def similarity(query: Tensor, prototype: Tensor) -> Tensor:
     """Cosine of nodes centred over their channels: ``(…, Q, N, C)``, ``(…, W, M, C)`` → ``(…, Q, W, N, M)``."""
-    u, v = (F.normalize(x - x.mean(-1, keepdim=True), dim=-1) for x in (query, prototype))
-    return torch.einsum("...qnc,...wmc->...qwnm", u, v)
+    return torch.einsum("...qnc,...wmc->...qwnm", centred_unit(query), centred_unit(prototype))
 
 
 def scaled(weights: Tensor) -> Tensor:
     """Weights with total mass N, the number of nodes; the official OpenCV path adds 10⁻⁵ first."""
     weights = F.relu(weights) + 1e-5
     return weights * (weights.shape[-1] / weights.sum(-1, keepdim=True))
+
+
+def flow_of(S: Tensor, s: Tensor, d: Tensor) -> Tensor:
+    """The exact flow x̃ of the cost 1 − S between scaled weights, without a gradient."""
+    x = solve(TransportProblem(1 - S.detach(), s, d), "emd").plan
+    assert isinstance(x, Tensor)
+    return x
 
 
 @dataclass(frozen=True)
