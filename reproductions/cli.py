@@ -140,11 +140,16 @@ def reproduce_(
     papers: Annotated[list[str] | None, typer.Argument(help="Names of papers; all when left out.")] = None,
     results: ResultsOption = RESULTS,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Rows measured at once.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of data sets in their official layouts, and of weights.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
-    options = Options(results, _device(device), seed, jobs)
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data names a folder of data sets, and {data} is none")
+    options = Options(results, data, _device(device), seed, jobs)
     try:
         for name in papers or PAPERS:
             _print_outcome(_reproduce_with_progress(name, options), results)

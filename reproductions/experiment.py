@@ -24,7 +24,7 @@ from reproductions.claims import Claim, Paper, load_paper
 from reproductions.metrics import METRICS
 from reproductions.provenance import RunRecord, library_versions
 from reproductions.report import write_tables
-from reproductions.statistics import Estimate, mean_interval, verdict
+from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, verdict
 from reproductions.storage import Cache, content_hash, source_hash
 
 Advance = Callable[[str, float], None]
@@ -64,9 +64,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose: where results go, which device and seed, how many rows at once."""
+    """What the user chose: where results go, which device and seed, how many rows at once.
+
+    Attributes:
+        data: a folder of data sets in their official layouts, and of weights; without it, the embedded tier alone.
+    """
 
     results: Path
+    data: Path | None = None
     device: str = "cpu"
     seed: int = 0
     jobs: int = 1
@@ -80,7 +85,7 @@ class Experiment(Protocol):
     """What a paper's ``experiment.py`` offers."""
 
     def rows(self, options: Options) -> list[Row]:
-        """The rows of the embedded tier."""
+        """The rows of the embedded tier, and of every data set that ``options.data`` holds."""
 
     def prepare(self, options: Options, advance: Advance) -> None:
         """What all rows share (trained weights, features): computed once, cached, resumable."""
@@ -178,17 +183,18 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
 
     def write() -> None:
         results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
-        outcome.results = results + _not_run(published)
+        outcome.results = results + _not_run(published, rows)
         records, claims = [r.record() for r in outcome.results], [r.row.claim for r in outcome.results]
         write_tables(published, records, claims, options.results / paper)
 
     if missing:
-        record = RunRecord(options.results / "runs", paper, "embedded", options.device, options.seed)
+        tiers = ", ".join(dict.fromkeys(rows[k].tier for k in missing))
+        record = RunRecord(options.results / "runs", paper, tiers, options.device, options.seed)
         record.fields["data"] = {row.data: row.data_hash for row in rows}
         record.write()
         experiment.prepare(options, advance)
         for k, samples, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
-            stored[k] = known = {"estimate": asdict(mean_interval(samples)), "seconds": seconds, "run": record.id}
+            stored[k] = known = {"estimate": asdict(_estimate(rows[k], samples)), "seconds": seconds, "run": record.id}
             options.cache.write_json("rows", keys[k], known)
             record.fields["rows"].append({**rows[k].identity, "samples": list(samples), **known})
             record.write()
@@ -225,6 +231,10 @@ def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> 
     return k, samples, time.perf_counter() - start
 
 
+def _estimate(row: Row, samples: Sequence[float]) -> Estimate:
+    return (bootstrap_interval if METRICS[row.metric].bootstrap else mean_interval)(samples)
+
+
 def _key(row: Row, options: Options) -> str:
     """The hash of everything the row's number depends on: itself, the code, the libraries, seed and device."""
     return content_hash(row.identity, source_hash(), library_versions(), options.seed, options.device)
@@ -239,9 +249,10 @@ def _result(paper: str, row: Row, stored: dict[str, Any] | None) -> Result:
     return Result(paper, row, estimate, what, why, stored["seconds"], stored["run"])
 
 
-def _not_run(published: Paper) -> list[Result]:
-    """Every claim on the paper's own data, which no embedded row can stand for."""
-    why = f"needs {published.needs}"
+def _not_run(published: Paper, rows: Sequence[Row]) -> list[Result]:
+    """Every claim on the paper's own data that no row of this run measures there."""
+    why = f"needs {published.needs}: matchmark reproduce {published.name} --data DIR"
+    measured = {row.claim.key for row in rows if row.claim is not None and row.data == row.claim.data}
     return [
         Result(
             published.name,
@@ -250,4 +261,5 @@ def _not_run(published: Paper) -> list[Result]:
             *verdict(c, None, c.data, why),
         )
         for c in published.claims
+        if c.key not in measured
     ]

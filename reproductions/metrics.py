@@ -13,12 +13,17 @@ Direction = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is called, its unit and direction, and the change (in its unit) that the gate lets pass."""
+    """What a metric is called, its unit and direction, and the change (in its unit) that the gate lets pass.
+
+    Attributes:
+        bootstrap: whether its interval is that of the bootstrap, as samples of few values want it.
+    """
 
     title: str
     unit: str
     direction: Direction
     gate_tolerance: float
+    bootstrap: bool = False
 
 
 METRICS = {
@@ -26,8 +31,10 @@ METRICS = {
     "few_shot_accuracy": Metric("few-shot accuracy", "percent", "higher", 0.5),
     # A keypoint at the edge of the radius may fall either way with another interpolation or BLAS: the papers' own code
     # and tables differ by up to 0.2 points.
-    "pck": Metric("percentage of correct keypoints", "percent", "higher", 0.5),
-    "flow_accuracy": Metric("flow accuracy", "percent", "higher", 0.5),  # the same, for the pixels of a dense flow
+    "pck": Metric("percentage of correct keypoints", "percent", "higher", 0.5, bootstrap=True),
+    "flow_accuracy": Metric(
+        "flow accuracy", "percent", "higher", 0.5, bootstrap=True
+    ),  # the same, for the pixels of a dense flow
 }
 
 
@@ -39,7 +46,7 @@ def few_shot_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def percentage_of_correct_keypoints(
     predicted: Tensor, target: Tensor, threshold: Tensor | float, alpha: float
 ) -> Tensor:
-    """Share in [0, 1] of a pair's keypoints that lie within ατ of their target: ``(…, K, 2)`` → float64 ``(…,)``.
+    """Percent of a pair's keypoints that lie within ατ of their target: ``(…, K, 2)`` → float64 ``(…,)``.
 
     Rows of ``target`` that are NaN are padding and do not count; a prediction that is NaN is wrong. The
     radius is ``alpha``, a share of ``threshold`` τ, which is one number or one a pair, in the unit of the keypoints.
@@ -55,4 +62,4 @@ def percentage_of_correct_keypoints(
         raise ValueError("PCK needs at least one keypoint a pair, and a positive radius")
     distance = torch.linalg.vector_norm(predicted.double() - target.double(), dim=-1)
     correct = (distance <= radius[..., None]) & counted
-    return correct.sum(-1) / counted.sum(-1).double()
+    return 100 * correct.sum(-1) / counted.sum(-1).double()

@@ -21,10 +21,13 @@ COLUMNS = [
     "paper", "table", "row", "column", "metric", "unit", "tier", "data", "solver", "settings", "measured", "ci_low",
     "ci_high", "n", "published", "published_ci", "tolerance", "verdict", "reason", "seconds", "run",
 ]  # fmt: skip
+NUMBERS = ("measured", "ci_low", "ci_high", "published", "published_ci", "tolerance", "seconds")
 
 
 def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequence[Claim | None], folder: Path) -> None:
     """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows.
+
+    What a table on disk has from data that this run was not given stays in it.
 
     Args:
         paper: whose tables they are.
@@ -32,17 +35,39 @@ def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequen
         claims: the published number beside each record, None where there is none.
         folder: where the files go.
     """
-    frame = pd.DataFrame(records, columns=COLUMNS)
-    frame["n"] = frame["n"].astype("Int64")
-    for name, table in frame.groupby("table", sort=False):
+    frame = pd.DataFrame(records, columns=COLUMNS).astype({"n": "Int64", **dict.fromkeys(NUMBERS, float)})
+    for name, measured_now in frame.groupby("table", sort=False):
+        table = _with_earlier(measured_now, folder / f"{name}.csv")
+        cells = set(map(tuple, table[["table", "row", "column"]].to_numpy()))
+        beside = [claims[k] for k in measured_now.index] + [c for c in paper.claims if c.key in cells]
         files: dict[Path, str | bytes] = {
             folder / f"{name}.csv": table.to_csv(index=False, lineterminator="\n"),
-            folder / f"{name}.md": markdown(paper, str(name), table, [claims[k] for k in table.index]),
+            folder / f"{name}.md": markdown(paper, str(name), table, beside),
         }
         if table["measured"].notna().any():
             files[folder / f"{name}.png"] = figure(str(name), table)
         for path, content in files.items():
             write_atomically(path, content)
+
+
+def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with the measured rows on disk that need data of the user's; they replace those that were not run."""
+    try:
+        earlier = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (FileNotFoundError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        return table
+    if list(earlier.columns) != COLUMNS:
+        return table
+    earlier = earlier[earlier["measured"].notna() & (earlier["tier"] != "embedded")].astype(
+        {"n": "Int64", **dict.fromkeys(NUMBERS, float)}
+    )
+    key = ["row", "column", "data"]
+    now = set(map(tuple, table.loc[table["measured"].notna(), key].to_numpy()))
+    kept = earlier[[tuple(k) not in now for k in earlier[key].to_numpy()]]
+    if kept.empty:
+        return table
+    stale = {tuple(k) for k in kept[key].to_numpy()}
+    return pd.concat([kept, table[[tuple(k) not in stale for k in table[key].to_numpy()]]], ignore_index=True)
 
 
 def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
@@ -71,7 +96,7 @@ def published_text(row: pd.Series) -> str:
 
 
 def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Claim | None]) -> str:
-    """The table for reading: measured beside published, then verdicts, data and sources."""
+    """The table for reading: measured beside published, then verdicts, data and the sources of the claims."""
     shown = pd.DataFrame(
         {
             "row": table["row"],

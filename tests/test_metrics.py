@@ -22,7 +22,7 @@ def test_pck_is_that_of_the_papers_own_code(golden, convention):
     threshold = torch.from_numpy(data[f"tau_original_{convention}"] * data["resize_ratio"])
     classes = data["pair_class"]
     for a, alpha in enumerate(data["alphas"]):
-        pairs = percentage_of_correct_keypoints(predicted, target, threshold, float(alpha)).numpy()
+        pairs = percentage_of_correct_keypoints(predicted, target, threshold, float(alpha)).numpy() / 100
         np.testing.assert_allclose(pairs, data[f"pck_pair_{convention}"][a], rtol=0, atol=1e-7)
         assert pairs.mean() == pytest.approx(data[f"pck_all_{convention}"][a], abs=1e-7)
         for c, mean in enumerate(data[f"pck_class_{convention}"][a]):
@@ -52,11 +52,11 @@ def test_the_published_numbers_of_scot_are_claims():
 def test_pck_by_hand():
     target = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [math.nan, math.nan]])
     predicted = torch.tensor([[3.0, 4.0], [10.0, 5.1], [math.nan, 0.0], [0.0, 0.0]])
-    assert percentage_of_correct_keypoints(predicted, target, 50, 0.1).item() == pytest.approx(1 / 3)
+    assert percentage_of_correct_keypoints(predicted, target, 50, 0.1).item() == pytest.approx(100 / 3)
     batch = percentage_of_correct_keypoints(
         predicted.expand(2, 4, 2), target.expand(2, 4, 2), torch.tensor([49.0, 52.0]), 0.1
     )
-    assert batch.tolist() == pytest.approx([0, 2 / 3])
+    assert batch.tolist() == pytest.approx([0, 200 / 3])
     assert METRICS["pck"].direction == "higher"
     for bad in (
         (predicted[:3], target, 50, 0.1),

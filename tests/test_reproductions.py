@@ -222,6 +222,28 @@ def test_the_tables_stand_as_designed(fake, tmp_path):
     assert 'src="../fake/counts.png"' in page
 
 
+def test_what_was_measured_on_data_of_the_user_stays(fake, tmp_path):
+    """An embedded run neither drops it nor says "not run" in its place; a run with the data replaces it."""
+    reproduce("fake", Options(tmp_path))
+    path = tmp_path / "fake" / "published.csv"
+    table = pd.read_csv(path).astype({"measured": float, "n": "Int64", "run": object, "verdict": object})
+    table.loc[0, ["measured", "ci_low", "ci_high", "n", "verdict", "run"]] = [12.0, 11.0, 13.0, 7, "agrees", "then"]
+    extra = table.iloc[[0]].assign(row="another backbone", published=None, published_ci=None, verdict="not comparable")
+    pd.concat([table, extra]).to_csv(path, index=False)
+    for _ in range(2):
+        reproduce("fake", Options(tmp_path))
+        now = pd.read_csv(path).set_index("row")
+        assert now["verdict"].to_dict() == {"r": "agrees", "another backbone": "not comparable", "s": "not run"}
+        assert now.loc["r", "measured"] == 12
+        assert (path.with_suffix(".png")).exists()
+        assert "12.00 ± 1.00" in path.with_suffix(".md").read_text()
+        assert path.with_suffix(".md").read_text().count("nowhere") == 1
+        assert numbers(tmp_path)["measured"].tolist() == [1.5, 11.5, 21.5]
+    path.write_text("broken")
+    reproduce("fake", Options(tmp_path))
+    assert set(pd.read_csv(path)["verdict"]) == {"not run"}
+
+
 def test_the_report_escapes_what_comes_from_files(fake, tmp_path):
     reproduce("fake", Options(tmp_path))
     path = tmp_path / "fake" / "counts.csv"
