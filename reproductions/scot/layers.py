@@ -1,4 +1,4 @@
-"""Which layers make the best hyperpixels: a beam search by the PCK of annotated pairs (SCOT sec. 4, as in HPF)."""
+"""Which layers make the best hyperpixels: the beam search of HPF and SCOT, by the PCK of annotated pairs."""
 
 from __future__ import annotations
 
