@@ -62,12 +62,12 @@ def test_accuracy_counts_known_pixels_within_the_radius():
     predicted[1, :, 1] = 0.5
     predicted[2] = 1e9
     predicted[0] = 0
-    assert flow_accuracy(predicted, truth) == pytest.approx(7 / 9)
+    assert flow_accuracy(predicted, truth) == pytest.approx(700 / 9)
     assert flow_accuracy(predicted, truth, threshold=4.9) == 0
-    assert flow_accuracy(predicted, truth, threshold=6) == pytest.approx(8 / 9)
-    assert flow_accuracy(truth, truth, threshold=1) == 1
+    assert flow_accuracy(predicted, truth, threshold=6) == pytest.approx(800 / 9)
+    assert flow_accuracy(truth, truth, threshold=1) == 100
     predicted[3] = np.nan
-    assert flow_accuracy(predicted, truth) == pytest.approx(6 / 9)
+    assert flow_accuracy(predicted, truth) == pytest.approx(600 / 9)
 
 
 def test_flows_that_cannot_be_compared_are_refused():

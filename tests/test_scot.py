@@ -220,12 +220,12 @@ def test_the_staircase_of_activations():
 
 
 def test_hyperpixels_of_a_network_of_timm():
-    backbone = Backbone("mobilenetv2_050", (2, 3, 4), "random")
+    backbone = Backbone("mobilenetv2_050", (5, 12, 16), "random")
     image = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
     found, ratio = hyperpixels(backbone, image, "activation", side=64)
     assert ratio == 64 / 84
     assert found.cells.size == (int(60 * ratio), 64)
-    assert found.features.shape == (6 * 8, sum(backbone.network.model.feature_info[k]["num_chs"] for k in (2, 3, 4)))
+    assert found.features.shape == (6 * 8, 16 + 48 + 160)
     assert set(found.weights.unique().tolist()) <= {torch.tensor(w).item() for w in (0.5, 0.8, 0.9, 1.0)}
     assert len(found.weights.unique()) > 1
     masked, _ = hyperpixels(backbone, image, "mask", np.full((60, 84), 255, np.uint8), side=64)
@@ -236,11 +236,30 @@ def test_hyperpixels_of_a_network_of_timm():
 
 
 @pytest.mark.parametrize(
+    ("name", "depth", "jumps"),
+    [
+        ("resnet18", 8, [4, 4, 8, 8, 16, 16, 32, 32]),
+        ("vit_tiny_patch16_224", 12, [16] * 12),
+        ("convnext_atto", 12, None),
+    ],
+)
+def test_layers_of_other_networks(name, depth, jumps):
+    options = (("dynamic_img_size", True),) if name.startswith("vit") else ()
+    network = Backbone(name, (0,), "random", options=options).network
+    assert network.depth == depth
+    assert network.jumps == (jumps or network.jumps)
+    with torch.no_grad():
+        first, last = network.tapped(torch.zeros(3, 64, 96), (0, depth - 1))
+    assert first.shape[-1] * network.jumps[0] == 96
+    assert last.shape[-1] * network.jumps[-1] == 96
+
+
+@pytest.mark.parametrize(
     ("backbone", "words"),
     [
         (Backbone("resnet50", (0, 17), "random"), "layers 0 … 16, and 17"),
         (Backbone("resnet50", (12,), "random"), "below 10"),
-        (Backbone("mobilenetv2_050", (5,), "random"), "layers 0 … 4, and 5"),
+        (Backbone("mobilenetv2_050", (17,), "random"), "layers 0 … 16, and 17"),
         (Backbone("no_such_network", (0,), "random"), "no_such_network"),
         (Backbone("resnet50", (0,), "nowhere.pth"), "there is no file of weights nowhere.pth"),
     ],

@@ -59,7 +59,7 @@ class KeypointPairs:
     """A split of a correspondence data set.
 
     Attributes:
-        tier: "official" when it has to be downloaded.
+        tier: "paper" for the data sets of the papers, which have to be downloaded.
         convention: what τ is: the longer side of the target image, the extent of the target keypoints, or the longer
             side of the annotated target box.
     """

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
 from reproductions import UserError
+from reproductions.storage import content_hash
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -85,3 +89,47 @@ def open_tree(path: Path) -> Iterator[Tree]:
 def folder_or_zip(folder: Path, stem: str) -> Path | None:
     """``<folder>/<stem>`` or ``<folder>/<stem>.zip``, whichever exists; the unpacked one first."""
     return next((p for p in (folder / stem, folder / f"{stem}.zip") if p.exists()), None)
+
+
+def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
+    """The folder that holds one of these: the one given, or where a .tar or .zip in it was unpacked; None without.
+
+    An archive is taken for a data set's by its first entry, and unpacked once, below ``storage``.
+
+    Raises:
+        UserError: an archive that cannot be read or unpacked.
+    """
+    if any((folder / name).is_dir() for name in names):
+        return folder
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".tar", ".tgz", ".gz", ".zip")):
+        if _first_folder(path) not in names:
+            continue
+        status = path.stat()
+        place = storage / content_hash(path.name, status.st_size, status.st_mtime_ns)[:16]
+        if not place.is_dir():
+            storage.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=storage) as part:  # whole or absent
+                try:
+                    shutil.unpack_archive(path, part, **({} if path.suffix == ".zip" else {"filter": "data"}))
+                except (shutil.ReadError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+                    raise UserError(f"{path} cannot be unpacked ({error}): copy it again") from None
+                with suppress(OSError):  # another process was first
+                    Path(part).rename(place)
+                Path(part).mkdir(exist_ok=True)
+        return place
+    return None
+
+
+def _first_folder(path: Path) -> str | None:
+    """The folder of an archive's first entry; None where it is no archive."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as file:
+                name = file.namelist()[0]
+        else:
+            with tarfile.open(path) as file:
+                first = file.next()
+                name = "" if first is None else first.name
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, IndexError):
+        return None
+    return PurePosixPath(name).parts[0] if name else None

@@ -54,7 +54,7 @@ def known(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_accuracy(predicted: np.ndarray, truth: np.ndarray, threshold: float = 5.0) -> float:
-    """Share of known pixels whose end point is off by at most ``threshold`` percent of the image's longer side.
+    """Percent of known pixels whose end point is off by at most ``threshold`` percent of the image's longer side.
 
     Both flows are ``(H, W, 2)``. A pixel that the prediction leaves unknown is wrong.
 
@@ -67,4 +67,4 @@ def flow_accuracy(predicted: np.ndarray, truth: np.ndarray, threshold: float = 5
     if not counted.any():
         raise ValueError("no pixel's flow is known, so no share of them can be right")
     error = np.linalg.norm(predicted[counted].astype(np.float64) - truth[counted], axis=-1)
-    return float((error <= threshold / 100 * max(truth.shape[:2])).mean())
+    return 100 * float((error <= threshold / 100 * max(truth.shape[:2])).mean())

@@ -42,7 +42,7 @@ def load_pf_pascal(root: Path, split: str = "test", masks: Path | None = None) -
         name="pf_pascal",
         title="PF-PASCAL",
         split=split,
-        tier="official",
+        tier="paper",
         pairs=pairs,
         convention="image",
         licence="PASCAL VOC images (Flickr terms); annotations for academic use",

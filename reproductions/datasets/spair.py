@@ -39,7 +39,7 @@ def load_spair(root: Path, split: str = "test", masks: Path | None = None) -> Ke
         name="spair",
         title="SPair-71k",
         split=split,
-        tier="official",
+        tier="paper",
         pairs=tuple(_pair(folder, split, layout, line, masks) for line in lines),
         convention="box",
         licence="PASCAL 3D+ and PASCAL VOC images (Flickr terms); annotations for academic use",

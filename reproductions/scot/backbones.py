@@ -1,7 +1,8 @@
 """The networks whose layers make hyperpixels: torchvision's ResNets and FCN as in the paper, and any of timm's.
 
 Layers are numbered. In a ResNet, 0 is the output of the max-pooling and k that of the k-th bottleneck, after its
-shortcut is added and before its last ReLU. In a network of timm, k is the k-th stage of its ``feature_info``.
+shortcut is added and before its last ReLU. In a network of timm, k is its k-th block, or the k-th stage of its
+``feature_info`` where it has no lists of blocks; both from 0 on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from reproductions.scot.images import MEAN, STD
 JUMPS = (4, 4, 4, 4, 8, 8, 8, 8, 16, 16)
 FIELDS = (11, 19, 27, 35, 43, 59, 75, 91, 107, 139)
 RESNETS = ("resnet50", "resnet101", "fcn_resnet101")
-FIELD_IN_JUMPS = 7  # of the stages of other networks; the layers above have 3 to 11
+FIELD_IN_JUMPS = 7  # of the layers of other networks; those above have 3 to 11
+PROBE = 128  # side of the image that tells how far apart a layer's cells are
 
 
 @dataclass(frozen=True)
@@ -132,30 +134,49 @@ class ResNetTaps(nn.Module):
 
 
 class TimmTaps(nn.Module):
-    """A network of timm, tapped after its stages."""
+    """A network of timm, tapped after its blocks, or after its stages."""
+
+    model: Any
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        options = dict(backbone.options)
         torch.manual_seed(0)
         try:
-            self.model = timm.create_model(backbone.name, pretrained=backbone.weights is None, **options)
-            self.stages = [stage["reduction"] for stage in self.model.feature_info]
-        except (RuntimeError, AttributeError) as error:
+            self.model = timm.create_model(
+                backbone.name, pretrained=backbone.weights is None, **dict(backbone.options)
+            ).eval()
+            backbone.loaded(self.model)
+            self.blocks = _blocks(self.model)
+            self.depth = self.usable = len(self.blocks or self.model.feature_info)
+            with torch.no_grad():
+                maps = self.tapped(torch.zeros(3, PROBE, PROBE), range(self.depth))
+        except (RuntimeError, AttributeError, AssertionError) as error:
             raise UserError(f"timm gives no feature maps of {backbone.name!r}: {error}") from None
-        backbone.loaded(self.model)
-        self.depth = self.usable = len(self.stages)
+        self.jumps = [PROBE // x.shape[-1] for x in maps]
 
     def geometry(self, layer: int) -> tuple[int, int]:
         """Distance of the cells and side of their receptive fields in pixels."""
-        jump = int(self.stages[layer])
-        return jump, FIELD_IN_JUMPS * jump
+        return self.jumps[layer], FIELD_IN_JUMPS * self.jumps[layer]
 
     def tapped(self, image: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Maps of the layers, ``(C, h, w)`` each, of an image ``(3, H, W)``."""
-        maps = self.model.forward_intermediates(image[None], indices=sorted(set(layers)), intermediates_only=True)
-        found = dict(zip(sorted(set(layers)), maps, strict=True))
-        return [found[k][0] for k in layers]
+        wanted = sorted(set(layers))
+        if not self.blocks:
+            maps = self.model.forward_intermediates(image[None], indices=wanted, intermediates_only=True)
+            found = {k: x[0] for k, x in zip(wanted, maps, strict=True)}
+            return [found[k] for k in layers]
+        found = {}
+
+        def keep(k: int, x: Tensor) -> None:
+            found[k] = x[0]
+
+        hooks = [self.blocks[k].register_forward_hook(lambda module, given, x, k=k: keep(k, x)) for k in wanted]
+        try:
+            self.model.forward_features(image[None])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [found[k] for k in layers]
 
     def classified(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps of the last layer ``(C, h, w)``, logits ``(classes,)``, and the head's weights ``(classes, C)``."""
@@ -165,3 +186,11 @@ class TimmTaps(nn.Module):
                 "activation maps want one linear layer on pooled feature maps; this network has another head"
             )
         return x[0], self.model.forward_head(x)[0], head.weight
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The residual blocks of a convolutional network in order; none where timm keeps no lists of them."""
+    stages = [*getattr(model, "blocks", []), *getattr(model, "stages", [])]
+    stages += [layer for k in range(1, 5) if (layer := getattr(model, f"layer{k}", None)) is not None]
+    lists = [getattr(stage, "blocks", stage) for stage in stages]
+    return [block for blocks in lists if isinstance(blocks, nn.Sequential) for block in blocks]

@@ -76,15 +76,16 @@ class Cells:
             w[m > threshold * full] = weight
         return w
 
-    def transfer(self, target: Cells, match: Tensor, keypoints: Tensor) -> Tensor:
+    def transfer(self, target: Cells, match: Tensor, keypoints: Tensor, nearest: bool = False) -> Tensor:
         """Keypoints in the target image: each moves as the matched cells whose boxes it lies in, on the average.
 
-        A point that no box covers moves as the cell with the nearest centre.
+        A point that no box covers moves as the cell with the nearest centre, and so do all where ``nearest`` is set.
 
         Args:
             target: cells of the other image.
             match: the target's cell of each cell, ``(n,)``.
             keypoints: ``(K, 2)``.
+            nearest: by the nearest cell alone.
 
         Returns:
             ``(K, 2)``.
@@ -92,7 +93,9 @@ class Cells:
         shift = target.corners[match] - self.corners
         offset = keypoints[:, None] - self.centres
         covered = (offset.abs() <= self.field // 2).all(-1)
-        nearest = offset.square().sum(-1).argmin(-1)
-        covered[torch.arange(len(keypoints)), nearest] |= ~covered.any(-1)
+        closest = offset.square().sum(-1).argmin(-1)
+        if nearest:
+            return keypoints + shift[closest]
+        covered[torch.arange(len(keypoints)), closest] |= ~covered.any(-1)
         share = covered.to(shift.dtype)
         return keypoints + share @ shift / share.sum(-1, keepdim=True)

@@ -40,7 +40,7 @@ def evaluate_pair(
     (s, source_ratio), (t, target_ratio) = (hyperpixels(backbone, x, masses, side=side) for x in (source, target))
     flow = dense_flow(s, t, matching, source_ratio, target_ratio, target.shape[:2])
     try:
-        return 100 * flow_accuracy(flow, read_flow(pair.flow), THRESHOLD)
+        return flow_accuracy(flow, read_flow(pair.flow), THRESHOLD)
     except ValueError as error:
         raise UserError(f"{pair.flow} is no flow of {pair.target}: {error}") from error
 

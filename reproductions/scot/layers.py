@@ -114,7 +114,7 @@ class StoredScores:
 
 @dataclass(frozen=True, eq=False)
 class LayerScorer:
-    """The score of layers: mean PCK at α = 0.1, in [0, 1], over pairs of images whose cells all weigh the same.
+    """The score of layers: mean PCK at α = 0.1 in percent over pairs of images whose cells all weigh the same.
 
     Every distinct image goes through the network once, with the first score; the maps of all its layers stay in memory,
     67 MB of them for a ResNet-101 and a square image.

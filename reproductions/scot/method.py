@@ -58,6 +58,7 @@ class Matching:
         exponent: the power that makes votes: of n_s T (exp2), or of the similarity (exp1).
         hough: weigh the votes by regularised Hough matching.
         solver: registry name, with ε = 0.05 for Sinkhorn; "emd" is ε → 0.
+        nearest: a keypoint moves as the nearest cell alone, not as the average of those whose boxes it lies in.
     """
 
     transport: bool = True
@@ -65,6 +66,7 @@ class Matching:
     exponent: float = 0.5
     hough: bool = True
     solver: Literal["sinkhorn", "emd"] = "sinkhorn"
+    nearest: bool = False
 
     def plan(self, source: Hyperpixels, target: Hyperpixels) -> Tensor:
         """T, ``(targets, sources)``; the weights are scaled to total 1."""
@@ -90,4 +92,4 @@ class Matching:
 
     def transferred(self, source: Hyperpixels, target: Hyperpixels, keypoints: Tensor) -> Tensor:
         """Keypoints ``(K, 2)`` of the source image in the target image, in pixels of the resized images."""
-        return source.cells.transfer(target.cells, self.matches(source, target), keypoints)
+        return source.cells.transfer(target.cells, self.matches(source, target), keypoints, self.nearest)

@@ -1,0 +1,134 @@
+"""What SCOT is measured on: pairs of images with keypoints, embedded or in a folder of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reproductions.datasets.correspondence import KeypointPair, KeypointPairs, read_image
+from reproductions.datasets.files import unpacked
+from reproductions.datasets.pf_pascal import load_pf_pascal
+from reproductions.datasets.pf_willow import load_pf_willow
+from reproductions.datasets.spair import load_spair
+from reproductions.datasets.warped import ImagePair, load_stereo_motorcycle, load_warped_photographs
+from reproductions.storage import content_hash
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image of a pair.
+
+    Attributes:
+        key: what tells it from the other images.
+        pixels: reads it, ``(H, W, 3)`` of bytes.
+        mask: reads its foreground map, ``(H, W)`` of bytes; None where it has none.
+    """
+
+    key: str
+    pixels: Callable[[], np.ndarray]
+    mask: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two views, the keypoints of both ``(K, 2)``, and τ in pixels of the target."""
+
+    source: View
+    target: View
+    source_keypoints: np.ndarray
+    target_keypoints: np.ndarray
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set.
+
+    Attributes:
+        name, title: "pf_willow", "PF-WILLOW"; the title is what claims name.
+        convention: what τ is the size of, as in the columns of the claims.
+        masks: whether its images have stored foreground maps.
+    """
+
+    name: str
+    title: str
+    tier: str
+    convention: str
+    pairs: tuple[Pair, ...]
+    sha256: str
+    masks: bool = False
+
+
+@cache
+def embedded() -> tuple[Source, ...]:
+    """Photographs of scikit-image under known warps, and its stereo pair."""
+    warped, stereo = load_warped_photographs(), load_stereo_motorcycle()
+    return (
+        _in_memory("warped_photographs", "warped photographs", warped),
+        _in_memory("stereo_motorcycle", "stereo motorcycle", [stereo]),
+    )
+
+
+@cache
+def on_disk(data: Path, storage: Path) -> tuple[Source, ...]:
+    """The paper's data sets that a folder holds; archives in it are unpacked into ``storage``.
+
+    Raises:
+        UserError: a data set that is there, but not as expected.
+    """
+    found = []
+    if (root := unpacked(data, ("PF-WILLOW", "PF-dataset-WILLOW"), storage)) is not None:
+        masks = root / "PF-WILLOW-FCN"
+        found.append(_from_files(load_pf_willow(root, masks if masks.is_dir() else None), "keypoints"))
+    if (root := unpacked(data, ("PF-PASCAL",), storage)) is not None:
+        masks = root / "PF-PASCAL-FCN"
+        found.append(_from_files(load_pf_pascal(root, "test", masks if masks.is_dir() else None), "image"))
+    if (root := unpacked(data, ("SPair-71k",), storage)) is not None:
+        found.append(_from_files(load_spair(root, "test"), "box"))
+    return tuple(found)
+
+
+def _in_memory(name: str, title: str, pairs: Sequence[ImagePair]) -> Source:
+    made = [
+        Pair(
+            View(f"{name}/{p.name}/source", lambda p=p: p.source),
+            View(f"{name}/{p.name}/target", lambda p=p: p.target),
+            p.source_keypoints,
+            p.target_keypoints,
+            p.threshold,
+        )
+        for p in pairs
+    ]
+    arrays = [x for p in pairs for x in (p.source, p.target, p.source_keypoints, p.target_keypoints)]
+    return Source(name, title, "embedded", "image", tuple(made), content_hash(*arrays))
+
+
+def _from_files(given: KeypointPairs, convention: str) -> Source:
+    pairs = [
+        Pair(
+            _view(p, p.source, p.source_mask),
+            _view(p, p.target, p.target_mask),
+            p.source_keypoints,
+            p.target_keypoints,
+            p.threshold,
+        )
+        for p in given.pairs
+    ]
+    masks = all(p.source_mask is not None and p.target_mask is not None for p in given.pairs)
+    return Source(given.name, given.title, "paper", convention, tuple(pairs), given.sha256, masks)
+
+
+def _view(pair: KeypointPair, path: Path, mask: Path | None) -> View:
+    def turned(x: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(x[:, ::-1]) if pair.flip else x
+
+    return View(
+        f"{path}{' mirrored' if pair.flip else ''}",
+        lambda: turned(read_image(path)),
+        None if mask is None else lambda: turned(np.array(Image.open(mask).convert("L"))),
+    )
