@@ -58,11 +58,11 @@ def meta_train(
 ) -> None:
     """Train a pre-trained encoder on; ``path`` gets that of the best epoch on validation episodes.
 
-    Cross entropy of the queries goes back through the optimal flow and the dual potentials, so to say through cost and
-    weights alike; the official code with OpenCV leaves the weights out. Batch normalisation takes the statistics of
-    all images of an episode. With several processes each takes an episode of its own and the gradients are averaged,
-    which is a step on as many tasks; officially the images of one task are spread over the devices, so that batch
-    normalisation sees only the share of each.
+    The gradient reaches the features through the cost, by the optimal flow, and through the weights, by the dual
+    potentials; officially, with OpenCV, through the cost alone. Batch normalisation takes the statistics of all images
+    of an episode. With several processes each takes an episode of its own and the gradients are averaged: a step is on
+    as many tasks. Officially it is on one, whose images are spread over the devices, so that batch normalisation sees
+    only a share of them.
 
     Raises:
         UserError: a split is too small, or an image is broken.
