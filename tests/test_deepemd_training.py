@@ -160,6 +160,22 @@ def test_the_epoch_of_the_highest_accuracy_is_kept(splits, tmp_path, monkeypatch
     assert not torch.equal(seen[2]["layer1.0.conv1.weight"], seen[3]["layer1.0.conv1.weight"])
 
 
+def test_the_learning_rate_falls(splits, encoder, tmp_path, monkeypatch):
+    accuracies = iter(range(100))
+    monkeypatch.setattr("reproductions.deepemd.validation.Validation.__call__", lambda *_: next(accuracies))
+
+    def weights(epochs):
+        copy = ResNet12(WIDTHS)
+        copy.load_state_dict(encoder.state_dict())
+        settings = replace(META, epochs=epochs, step=2, gamma=0.0)
+        meta_train(copy, *splits, make_embedding("fcn", "own"), settings, tmp_path / "a.pth", HERE)
+        return copy.layer1[0].conv1.weight
+
+    one, two, three = (weights(epochs) for epochs in (1, 2, 3))
+    assert not torch.equal(one, two)
+    assert torch.equal(two, three), "the rate is 0 after two epochs"
+
+
 def test_a_diverging_training_stops_with_a_sentence(splits, tmp_path):
     refused(
         lambda: pretrain(*splits, replace(PRETRAINING, lr=1e30), tmp_path / "a.pth", HERE), "the loss is", "diverges"
@@ -272,7 +288,7 @@ def test_checkpoints_that_do_not_fit_are_refused(encoder, tmp_path):
         torch.save(content, path)
         refused(lambda: loaded(path), path, "no checkpoint of DeepEMD", "'params'")
     torch.save({"params": {**encoder.state_dict(), "code": Killed()}}, path)
-    refused(lambda: loaded(path), path, "no checkpoint")
+    refused(lambda: loaded(path), path, "truncated or no checkpoint")
     weights = encoder.state_dict()
     del weights["layer2.0.conv1.weight"]
     torch.save({"params": weights}, path)
@@ -425,6 +441,15 @@ def test_two_processes_step_on_the_mean_gradient_of_two_episodes(splits, encoder
         for name, x in expected.items():
             torch.testing.assert_close(weights[name], x.detach())
     assert loaded(tmp_path / "pretrained.pth").keys() == weights.keys()
+
+
+def test_the_images_of_an_episode_are_in_the_order_of_its_labels(splits):
+    transform, (episode,) = make_embedding("fcn", "own").transform, draw_episodes(splits[0], 3, 2, 1, 0)
+    patches = EpisodeImages(splits[0], transform, [episode], train=False, seed=0)[0]
+    wanted = [*episode.support[:, 0].tolist(), *episode.query.tolist()]
+    assert (splits[0].labels[wanted[3:]] == splits[0].labels[wanted[:3]][episode.labels]).all()
+    own = [transform(splits[0].load(i), False, torch.Generator()) for i in wanted]
+    assert torch.equal(patches, torch.stack(own))
 
 
 def test_crops_are_new_in_every_epoch_and_the_same_in_every_validation(splits):
