@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from torch.utils.data import DistributedSampler
 
-from reproductions.deepemd import backbone
+from reproductions import UserError
+from reproductions.datasets.image_files import ImageFiles
+from reproductions.deepemd import backbone, training
 from reproductions.deepemd.backbone import ResNet12
-from reproductions.storage import Cache, content_hash, source_hash, write_atomically
+from reproductions.deepemd.checkpoints import save_encoder
+from reproductions.deepemd.embedding import make_embedding
+from reproductions.deepemd.loading import TrainingImages, batches
+from reproductions.deepemd.machine import Machine
+from reproductions.deepemd.training import OnEpoch, Selection, Training, nesterov
+from reproductions.deepemd.validation import make_validation
+from reproductions.storage import Cache, content_hash, source_hash
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def pretrained_encoder(
         cache: where the weights and the state of an unfinished run are kept.
         on_epoch: told (finished epochs, all epochs, mean loss).
     """
-    code = source_hash((Path(__file__), Path(backbone.__file__)))
+    code = source_hash((Path(__file__), Path(training.__file__), Path(backbone.__file__)))
     key = content_hash(images.numpy(), labels.numpy(), asdict(settings), code, torch.__version__)
     torch.manual_seed(settings.seed)
     encoder = ResNet12(settings.widths, images.shape[1])
@@ -83,56 +90,110 @@ def pretrained_encoder(
     return encoder.eval()
 
 
+class Classifier(nn.Module):
+    """An encoder, global average pooling and a linear head."""
+
+    def __init__(self, encoder: ResNet12, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(encoder.widths[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images).mean((-2, -1)))
+
+
 def _train(
     encoder: ResNet12,
     images: Tensor,
     labels: Tensor,
     settings: Pretraining,
-    checkpoint: Path,
+    state: Path,
     on_epoch: Callable[[int, int, float], None],
 ) -> None:
     torch.manual_seed(settings.seed + 1)
-    head = nn.Linear(settings.widths[-1], len(settings.classes))
-    model = nn.ModuleDict({"encoder": encoder, "head": head})
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        settings.lr,
-        momentum=settings.momentum,
-        nesterov=True,
-        weight_decay=settings.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    start = _restore(checkpoint, parts)
-    model.train()
-    for epoch in range(start, settings.epochs):
+    model = Classifier(encoder, len(settings.classes))
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(1000 * settings.seed + epoch)
-        losses = []
         for index in torch.randperm(len(images), generator=generator).split(settings.batch):
-            if len(index) < 2:
-                continue  # batch normalisation needs company
-            x = settings.augmented(images[index], generator)
-            loss = F.cross_entropy(head(encoder(x).mean((-2, -1))), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        schedule.step()
-        buffer = io.BytesIO()
-        torch.save({"epoch": epoch + 1, **{name: part.state_dict() for name, part in parts.items()}}, buffer)
-        write_atomically(checkpoint, buffer.getvalue())
-        on_epoch(epoch + 1, settings.epochs, sum(losses) / len(losses))
+            if len(index) > 1:  # batch normalisation needs company
+                yield F.cross_entropy(model(settings.augmented(images[index], generator)), labels[index])
+
+    optimizer = nesterov(model, settings)
+    schedule = CosineAnnealingLR(optimizer, settings.epochs)
+    run = Training(model, optimizer, schedule, losses, settings.epochs, state).run
+    run(lambda epoch: on_epoch(epoch.number, settings.epochs, epoch.loss))
 
 
-def _restore(checkpoint: Path, parts: dict[str, Any]) -> int:
-    """The epoch to go on with; 0 without a readable checkpoint."""
-    try:
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        return int(state["epoch"])
-    except (FileNotFoundError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
-        return 0
+@dataclass(frozen=True)
+class FilePretraining:
+    """Settings of pre-training on files, by default the paper's; 84×84 crops under the FCN transform.
+
+    Attributes:
+        batch: images of a step, shared evenly by the processes.
+        step: epochs after which the learning rate falls by ``gamma``.
+        validation: 5-way 1-shot episodes, of ``queries`` images a class, that choose the epoch.
+        amp: mixed precision; CUDA only.
+    """
+
+    widths: tuple[int, ...] = (64, 160, 320, 640)
+    epochs: int = 120
+    batch: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    step: int = 30
+    gamma: float = 0.2
+    validation: int = 100
+    way: int = 5
+    queries: int = 15
+    seed: int = 0
+    amp: bool = False
+
+
+def pretrain(
+    train: ImageFiles,
+    val: ImageFiles,
+    settings: FilePretraining,
+    path: Path,
+    machine: Machine,
+    on_epoch: OnEpoch = lambda epoch: None,
+) -> None:
+    """Train an encoder to tell the training classes apart; ``path`` gets that of the best epoch on validation episodes.
+
+    The unfinished training's state lies beside ``path``. It does not die with the code, as caches do: a training of
+    days should outlive an unrelated change.
+
+    Raises:
+        UserError: a split is too small, an image is broken, or the batch cannot be shared evenly.
+    """
+    if settings.batch % machine.count:
+        raise UserError(f"a batch of {settings.batch} images cannot be shared evenly by {machine.count} processes")
+    embedding = make_embedding("fcn", train.name)
+    validation = make_validation(val, embedding, settings, machine)
+
+    torch.manual_seed(settings.seed)
+    model = Classifier(ResNet12(settings.widths), len(train.classes))
+    shared = machine.share(model)
+
+    def losses(epoch: int) -> Iterator[Tensor]:
+        images = TrainingImages(train, embedding.transform, settings.seed, epoch)
+        sampler: DistributedSampler[tuple[Tensor, int]] = DistributedSampler(
+            images, machine.count, machine.rank, seed=settings.seed
+        )
+        sampler.set_epoch(epoch)
+        loaded = batches("training", images, machine, batch_size=settings.batch // machine.count, sampler=sampler)
+        for x, labels in loaded:
+            with torch.autocast(machine.device.type, enabled=settings.amp):
+                logits = shared(x)
+            yield F.cross_entropy(logits.float(), labels)
+
+    optimizer = nesterov(model, settings)
+    schedule = StepLR(optimizer, settings.step, settings.gamma)
+    state = path.with_name(f"{content_hash(asdict(settings), train.sha256, val.sha256)[:32]}.part")
+    selection = Selection(
+        model.encoder, lambda: validation(model.encoder), lambda: save_encoder(path, model.encoder, "pretrained")
+    )
+    Training(model, optimizer, schedule, losses, settings.epochs, state, selection, settings.amp, machine).run(on_epoch)
 
 
 @torch.no_grad()

@@ -1,0 +1,103 @@
+"""Images from disk to the device, with random numbers that depend on neither workers nor interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from reproductions import UserError
+from reproductions.datasets.image_files import ImageFiles
+from reproductions.deepemd.episodes import Episode, episodes
+from reproductions.deepemd.machine import Machine
+from reproductions.deepemd.patches import Fcn, Grid, Sampling
+
+Transform = Fcn | Grid | Sampling
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed for these numbers (a run's seed, an epoch, a position), unlike that of any others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def draw_episodes(files: ImageFiles, way: int, queries: int, count: int, seed: int) -> list[Episode]:
+    """``count`` 1-shot episodes of a split.
+
+    Raises:
+        UserError: the split has too few classes, or a class too few images.
+    """
+    try:
+        return list(episodes(files.labels, way, 1, queries, count, seed))
+    except ValueError as error:
+        raise UserError(f"the {files.split} split of {files.title} is too small: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImages(Dataset[tuple[Tensor, int]]):
+    """The first patch of each image under the training transform, and its label; an epoch has patches of its own."""
+
+    files: ImageFiles
+    transform: Transform
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch, i))
+        return _patches(self.files, i, self.transform, True, generator)[0], int(self.files.labels[i])
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeImages(Dataset[Tensor]):
+    """Whole episodes as patches ``(way + way × queries, P, 3, 84, 84)``, the support images first.
+
+    Attributes:
+        train: whether the transform is that of training.
+        seed: of the crops; those of an episode depend on nothing else and on its position.
+    """
+
+    files: ImageFiles
+    transform: Transform
+    drawn: Sequence[Episode]
+    train: bool
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, k: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, k))
+        indices = torch.cat([self.drawn[k].support[:, 0], self.drawn[k].query]).tolist()
+        return torch.stack([_patches(self.files, i, self.transform, self.train, generator) for i in indices])
+
+
+def batches(what: str, dataset: Dataset, machine: Machine, **settings: Any) -> Iterator[Any]:
+    """Batches on the device, as a ``DataLoader`` with these settings makes them; the machine is told what they are for.
+
+    Raises:
+        UserError: an image is broken or too small.
+    """
+    cuda = machine.device.type == "cuda"
+    loader = DataLoader(dataset, num_workers=machine.workers, pin_memory=cuda, **settings)
+    try:
+        for k, batch in enumerate(loader, start=1):
+            parts = [x.to(machine.device, non_blocking=True) for x in (batch if isinstance(batch, list) else [batch])]
+            yield parts if isinstance(batch, list) else parts[0]
+            machine.tell(what, k / len(loader))
+    except UserError as error:  # from a worker it comes with its traceback, the sentence in the last line
+        sentence = str(error).strip().splitlines()[-1]
+        raise UserError(sentence.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")) from None
+
+
+def _patches(files: ImageFiles, i: int, transform: Transform, train: bool, generator: torch.Generator) -> Tensor:
+    try:
+        return transform(files.load(i), train, generator)
+    except ValueError as error:
+        raise UserError(f"{files.paths[i]} cannot be cut into patches: {error}") from None
