@@ -110,7 +110,7 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
             storage.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=storage) as part:  # whole or absent
                 try:
-                    shutil.unpack_archive(path, part, **({} if path.suffix == ".zip" else {"filter": "data"}))
+                    shutil.unpack_archive(path, part, filter=None if path.suffix == ".zip" else "data")
                 except (shutil.ReadError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
                     raise UserError(f"{path} cannot be unpacked ({error}): copy it again") from None
                 with suppress(OSError):  # another process was first

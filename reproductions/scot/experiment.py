@@ -166,11 +166,16 @@ class _Seen:
 
 @lru_cache(maxsize=IMAGES)
 def _cells(seen: _Seen) -> tuple[Hyperpixels, float]:
-    image = seen.view.pixels()
     if seen.backbone is None:
-        return daisy_cells(image)
+        return _descriptors(seen)
+    image = seen.view.pixels()
     mask = seen.view.mask() if seen.masses == "mask" and seen.view.mask is not None else None
     return hyperpixels(seen.backbone, image, seen.masses, mask)
+
+
+@lru_cache(maxsize=10 * IMAGES)  # these are small
+def _descriptors(seen: _Seen) -> tuple[Hyperpixels, float]:
+    return daisy_cells(seen.view.pixels())
 
 
 def _of(matching: Matching, source: Source) -> Matching:

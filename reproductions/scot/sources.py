@@ -94,10 +94,13 @@ def on_disk(data: Path, storage: Path) -> tuple[Source, ...]:
 
 
 def _in_memory(name: str, title: str, pairs: Sequence[ImagePair]) -> Source:
+    def view(pair: ImagePair, side: str, image: np.ndarray) -> View:
+        return View(f"{name}/{pair.name}/{side}", lambda: image)
+
     made = [
         Pair(
-            View(f"{name}/{p.name}/source", lambda p=p: p.source),
-            View(f"{name}/{p.name}/target", lambda p=p: p.target),
+            view(p, "source", p.source),
+            view(p, "target", p.target),
             p.source_keypoints,
             p.target_keypoints,
             p.threshold,
