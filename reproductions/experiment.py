@@ -25,7 +25,7 @@ from reproductions.metrics import METRICS
 from reproductions.provenance import RunRecord, library_versions
 from reproductions.report import write_tables
 from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, verdict
-from reproductions.storage import Cache, content_hash, source_hash
+from reproductions.storage import Cache, content_hash, source_hash, write_atomically
 
 Advance = Callable[[str, float], None]
 """Told what is being done and which fraction of it is finished."""
@@ -91,7 +91,10 @@ class Experiment(Protocol):
         """What all rows share (trained weights, features): computed once, cached, resumable."""
 
     def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
-        """The samples whose mean is the row's number; ``advance`` is told the finished fraction."""
+        """The samples whose mean is the row's number; ``advance`` is told the finished fraction.
+
+        An experiment may also offer ``pictures(options)``, which are written beside the tables: name → PNG.
+        """
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,10 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
             write()
         record.finish()
     write()
+    pictures = getattr(experiment, "pictures", None)
+    if pictures is not None and missing:
+        for name, content in pictures(options).items():
+            write_atomically(options.results / paper / f"{name}.png", content)
     return outcome
 
 

@@ -39,7 +39,7 @@ METRICS = {
 
 
 def few_shot_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Percent of queries whose largest logit is their class: ``(…, queries, way)``, ``(queries,)`` → ``(…,)``."""
+    """Percent of queries whose largest logit is their class: ``(…, queries, way)``, ``(…, queries)`` → ``(…,)``."""
     return 100 * (logits.argmax(-1) == labels).float().mean(-1)
 
 

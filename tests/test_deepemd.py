@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from reproductions.deepemd import experiment
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.episodes import episodes, sample_indices
 from reproductions.deepemd.method import (
     NodeMatching,
     cross_reference_weights,
+    fused_logits,
+    neighbour_logits,
     nodes,
     pooled_logits,
     scaled,
     similarity,
 )
 from reproductions.deepemd.pretrain import Pretraining, cached_feature_maps, feature_maps, pretrained_encoder
+from reproductions.deepemd.structured_layer import StructuredLayer, random_orders
+from reproductions.deepemd.studies import studies
+from reproductions.experiment import Options
 from reproductions.metrics import few_shot_accuracy
 from reproductions.statistics import mean_interval
 from reproductions.storage import Cache
@@ -197,3 +205,100 @@ def test_features_have_no_augmentation_and_no_batch_effects(tiny, tmp_path):
     assert torch.equal(cached[0], cached[1])
     assert torch.equal(cached[0], together)
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+# --------------------------------------------------------------------------------------- classes fitted, other metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "moved", "logit"),
+    [
+        ("deepemd_sfc_5w5s", "", 1e-2, 1e-3),
+        ("deepemd_sfc_tiny", "_lr100", 3e-4, 1e-5),
+        ("deepemd_sfc_tiny", "_lr0.1", 3e-4, 1e-5),
+    ],
+)
+def test_the_structured_layer_is_fitted_as_by_the_official_code(golden, name, tag, moved, logit):
+    stored = {k: torch.from_numpy(v) for k, v in golden(name).items()}
+    support, labels = nodes(stored[f"support{tag}"]), stored["support_label"]
+    lr = float(stored["sfc_lr"]) if "sfc_lr" in stored else float(tag.removeprefix("_lr"))
+    layer = StructuredLayer(lr=lr, passes=int(stored["sfc_update_step"]), batch=int(stored["sfc_bs"]))
+    torch.manual_seed(int(stored["torch_seed"]))
+    assert torch.equal(random_orders(layer.passes, len(labels)), stored["perms"])
+    phi = layer.fitted(support[None], labels, stored["perms"][None])[0]
+    start = torch.stack([support[labels == k].mean(0) for k in range(len(phi))])
+    wanted = nodes(stored[f"sfc{tag}"]) - start
+    assert (phi - start - wanted).abs().max() < moved * wanted.abs().max()
+    logits = NodeMatching().logits(nodes(stored[f"query{tag}"]), phi)
+    torch.testing.assert_close(logits, stored[f"logits{tag}"], rtol=0, atol=logit)
+
+
+def test_layers_of_several_episodes_are_fitted_side_by_side():
+    g = torch.Generator().manual_seed(0)
+    support, labels = torch.rand(3, 6, 4, 8, generator=g), torch.tensor([0, 1, 2, 0, 1, 2])
+    orders = [random_orders(2, 6, g) for _ in range(3)]
+    layer = StructuredLayer(lr=1.0, passes=2)
+    together = layer.fitted(support, labels, orders)
+    for k in range(3):
+        alone = layer.fitted(support[k : k + 1], labels, orders[k : k + 1])[0]
+        torch.testing.assert_close(together[k], alone, rtol=1e-4, atol=1e-5)
+    assert (together - support[:, :3] / 2 - support[:, 3:] / 2).abs().max() > 1e-3
+
+
+def test_the_other_metrics_by_hand():
+    query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    prototype = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 2.0]]])
+    root = 0.5**0.5
+    expected = torch.tensor([[0.5, (root + 1) / 2]])
+    torch.testing.assert_close(neighbour_logits(query, prototype), expected)
+    torch.testing.assert_close(neighbour_logits(query, prototype, 2), torch.tensor([[0.5, (root + 1 + root) / 4]]))
+    v = torch.nn.functional.normalize(prototype.mean(1), dim=-1)
+    shares = (12.5 * query[0] @ v.mT).softmax(-1).mean(0)
+    torch.testing.assert_close(fused_logits(query, prototype)[0].exp(), shares)
+
+
+# --------------------------------------------------------------------------------------------------------- its studies
+
+
+def test_every_row_of_the_digits_belongs_to_a_task_and_a_method():
+    found = experiment.rows(Options(Path("unused")))
+    tasks = {(r.column, r.row) for r in found}
+    assert ("5-way 5-shot", "EMD, structured layer, step 100") in tasks
+    assert ("5-way 1-shot", "EMD, structured layer, step 100") not in tasks, "one image is its own mean"
+    assert {r.settings["episodes"] for r in found} == {600, experiment.FITTED}
+    published = {(r.row, r.column): r.claim.row for r in found if r.claim is not None}
+    assert published["EMD, cross-reference weights", "5-way 1-shot"] == "DeepEMD (5x5)"
+    assert ("EMD, cross-reference weights", "5-way 5-shot") not in published, "published with a structured layer"
+
+
+def test_studies_of_a_folder(tmp_path):
+    """Characters of alphabets that training never saw, and runs whose answers are numbered as their training images."""
+    rng = np.random.default_rng(0)
+
+    def draw(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 2, (105, 105), dtype=np.uint8) * 255).save(path)
+
+    for alphabet in "ABCDEFGH":
+        for character in ("character01", "character02", "character03"):
+            for k in range(3):
+                draw(tmp_path / "omniglot" / "images_background" / alphabet / character / f"{alphabet}{k}.png")
+    for run in range(1, 21):
+        folder = tmp_path / "omniglot" / "all_runs" / f"run{run:02d}"
+        for part in ("training", "test"):
+            for k in range(20):
+                draw(folder / part / f"{k:02d}.png")
+        pairs = [f"run{run:02d}/test/{k:02d}.png run{run:02d}/training/{(k + run) % 20:02d}.png" for k in range(20)]
+        (folder / "class_labels.txt").write_text("\n".join(pairs))
+    digits, omniglot = studies(tmp_path)
+    assert (digits.table, omniglot.table) == ("few_shot_digits", "few_shot_omniglot")
+    images, labels = omniglot.base
+    assert images.shape == (45, 1, 105, 105)
+    assert labels.unique().tolist() == list(range(15))
+    runs, one_shot, _ = omniglot.tasks
+    assert omniglot.images(runs).shape == (800, 1, 105, 105)
+    assert omniglot.images(one_shot).shape == (27, 1, 105, 105)
+    drawn = omniglot.episodes(runs, seed=0)
+    assert len(drawn) == 20
+    assert drawn[1].support[:, 0].tolist() == list(range(40, 60))
+    assert drawn[1].labels.tolist() == [(k + 2) % 20 for k in range(20)]

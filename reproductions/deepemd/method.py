@@ -107,3 +107,17 @@ def pooled_logits(query: Tensor, prototype: Tensor, metric: Literal["cosine", "e
     if metric == "cosine":
         return F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).mT
     return -torch.cdist(u, v).square()
+
+
+def neighbour_logits(query: Tensor, prototype: Tensor, neighbours: int = 1) -> Tensor:
+    """Each query node counts its nearest nodes of a class, by cosine, for it (naive Bayes nearest neighbours)."""
+    u, v = F.normalize(query, dim=-1), F.normalize(prototype, dim=-1)
+    S = torch.einsum("...qnc,...wmc->...qwnm", u, v)
+    return S.topk(min(neighbours, S.shape[-1]), dim=-1).values.mean((-2, -1))
+
+
+def fused_logits(query: Tensor, prototype: Tensor) -> Tensor:
+    """Each query node is classified by its cosine with the pooled prototypes, and the predictions are averaged."""
+    u, v = F.normalize(query, dim=-1), F.normalize(prototype.mean(-2), dim=-1)
+    scores = TEMPERATURE * torch.einsum("...qnc,...wc->...qnw", u, v)
+    return scores.softmax(-1).mean(-2).log()

@@ -40,6 +40,7 @@ class Pretraining:
     rotation: float = 15.0  # degrees, either way
     zoom: float = 0.15
     shift: float = 0.12  # of the side
+    flip: bool = False  # every other image, mirrored
     seed: int = 0
 
     def resized(self, images: Tensor) -> Tensor:
@@ -51,6 +52,8 @@ class Pretraining:
         angle, scale = torch.deg2rad(r[0] * self.rotation), 1 + r[1] * self.zoom
         cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
         dx, dy = 2 * self.shift * r[2], 2 * self.shift * r[3]
+        if self.flip:
+            images = torch.where(torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5, images.flip(-1), images)
         theta = torch.stack([torch.stack([cos, -sin, dx], -1), torch.stack([sin, cos, dy], -1)], 1)
         grid = F.affine_grid(theta, [len(images), images.shape[1], self.side, self.side], align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)

@@ -17,6 +17,7 @@ from reproductions.experiment import Advance, Options, Row
 from reproductions.metrics import percentage_of_correct_keypoints
 from reproductions.scot.backbones import Backbone
 from reproductions.scot.descriptors import daisy_cells
+from reproductions.scot.figures import draw_comparison
 from reproductions.scot.hyperpixels import Masses, hyperpixels
 from reproductions.scot.method import Hyperpixels, Matching
 from reproductions.scot.sources import Pair, Source, View, embedded, on_disk
@@ -77,6 +78,23 @@ def prepare(options: Options, advance: Advance) -> None:
     """Nothing: the networks are trained by others."""
 
 
+def pictures(options: Options) -> dict[str, bytes]:
+    """The matches of some pairs of each data set, drawn for three stages, as PNG."""
+    found = {}
+    for source in (*embedded(), *_on_disk(options)):
+        network = "DAISY" if source.tier == "embedded" else next(iter(_weights(options)), None)
+        if network is None:
+            continue
+        for number in sorted({0, len(source.pairs) // 2}):
+            pair = source.pairs[number]
+            moved = {stage: _moved(network, stage, source, pair, options).numpy() for stage in ("NN", "OT", "OT + RHM")}
+            images = pair.source.pixels(), pair.target.pixels()
+            found[f"{source.name}_matches_{number}"] = draw_comparison(
+                *images, pair.source_keypoints, pair.target_keypoints, moved, ALPHAS[1] * pair.threshold
+            )
+    return found
+
+
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
     """PCK in percent of each pair; of each keypoint where there is one pair alone."""
     source = next(s for s in (*embedded(), *_on_disk(options)) if s.title == row.data)
@@ -122,7 +140,7 @@ def _transferred(row: Row, source: Source, options: Options, advance: Callable[[
     def made() -> dict[str, Tensor]:
         found = {}
         for k, pair in enumerate(source.pairs):
-            found[str(k)] = _moved(row, source, pair, options)
+            found[str(k)] = _moved(row.settings["network"], _stage(row), source, pair, options)
             advance((k + 1) / len(source.pairs))
         return found
 
@@ -132,13 +150,13 @@ def _transferred(row: Row, source: Source, options: Options, advance: Callable[[
     return [tensors[str(k)] for k in range(len(source.pairs))]
 
 
-def _moved(row: Row, source: Source, pair: Pair, options: Options) -> Tensor:
+def _moved(network: str, stage: str, source: Source, pair: Pair, options: Options) -> Tensor:
     keypoints = torch.from_numpy(pair.source_keypoints)
-    masses, matching = STAGES[_stage(row)]
-    if matching is None:
-        return keypoints.clone()
-    chosen = None if row.settings["network"] == "DAISY" else _weights(options)[row.settings["network"]]
-    backbone = None if chosen is None else _backbone(row.settings["network"], source, chosen)
+    masses, matching = STAGES[stage]
+    if matching is None:  # the same place, relative to the image
+        source_size, target_size = (v.pixels().shape[1::-1] for v in (pair.source, pair.target))
+        return keypoints * torch.tensor(target_size) / torch.tensor(source_size)
+    backbone = None if network == "DAISY" else _backbone(network, source, _weights(options)[network])
     (s, of_source), (t, of_target) = (_cells(_Seen(v, backbone, masses)) for v in (pair.source, pair.target))
     moved = _of(matching, source).transferred(s, t, (keypoints * of_source).float())
     return moved.double() / of_target

@@ -1,0 +1,141 @@
+"""SCOT as it is run: rows, what is measured of them, data sets of a folder, pictures."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from reproductions import UserError
+from reproductions.claims import load_paper
+from reproductions.datasets.files import unpacked
+from reproductions.datasets.warped import load_warped_photographs
+from reproductions.experiment import Options
+from reproductions.scot import experiment, sources
+from reproductions.scot.descriptors import JUMP, daisy_cells
+from reproductions.scot.experiment import ALPHAS, EMBEDDED, STAGES, measure, pictures, rows
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two embedded pairs instead of sixty-one."""
+    pairs = load_warped_photographs(1)[::9]
+    made = (sources._in_memory("warped_photographs", "warped photographs", pairs),)
+    monkeypatch.setattr(experiment, "embedded", lambda: made)
+    return made[0]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of the user's: PF-WILLOW of three images in an archive, and a network of random weights."""
+    rng, root = np.random.default_rng(0), tmp_path / "made"
+    for k in range(3):
+        for folder in ("PF-dataset-WILLOW", "PF-WILLOW-FCN"):
+            path = root / folder / "duck(S)" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(path)
+        savemat(root / "PF-dataset-WILLOW" / "duck(S)" / f"{k}.mat", {"pts_coord": rng.uniform(5, 40, (2, 10))})
+    folder = tmp_path / "data"
+    (folder / "weights").mkdir(parents=True)
+    with tarfile.open(folder / "willow.tar", "w") as archive:
+        for name in ("PF-dataset-WILLOW", "PF-WILLOW-FCN"):
+            archive.add(root / name, name)
+    torch.manual_seed(0)
+    weights = timm.create_model("mobilenetv2_100", pad_type="same").half().state_dict()
+    safetensors.torch.save_file(weights, folder / "weights" / "mobilenetv2_100_same.safetensors")
+    return folder
+
+
+def test_every_stage_is_measured_on_the_embedded_pairs(few, tmp_path):
+    options = Options(tmp_path)
+    found = rows(options)
+    assert [r.row for r in found] == [stage for stage in EMBEDDED for _ in ALPHAS]
+    values = {(r.row, r.settings["alpha"]): measure(r, options, lambda fraction: None) for r in found}
+    assert all(len(v) == len(few.pairs) == 2 for v in values.values())
+    means = {k: np.mean(v) for k, v in values.items()}
+    assert means["OT + RHM", 0.1] > 90 > means["no matching", 0.05]
+    for stage in EMBEDDED:
+        assert means[stage, 0.05] <= means[stage, 0.1] <= means[stage, 0.15]
+    assert all(r.claim is None and r.tier == "embedded" for r in found)
+
+
+def test_the_keypoints_of_a_stage_are_computed_once_for_all_radii(few, tmp_path, monkeypatch):
+    options, moved, count = Options(tmp_path), experiment._moved, []
+    monkeypatch.setattr(experiment, "_moved", lambda *given: count.append(given[1]) or moved(*given))
+    for row in [r for r in rows(options) if r.row == "NN"]:
+        measure(row, options, lambda fraction: None)
+    assert count == ["NN", "NN"]
+
+
+def test_without_matching_a_point_keeps_its_place_in_the_image(few, tmp_path):
+    pair = few.pairs[0]
+    moved = experiment._moved("DAISY", "no matching", few, pair, Options(tmp_path))
+    sizes = [v.pixels().shape[1::-1] for v in (pair.source, pair.target)]
+    np.testing.assert_allclose(moved.numpy() / sizes[1], pair.source_keypoints / sizes[0])
+
+
+def test_a_single_pair_has_its_keypoints_as_samples(monkeypatch, tmp_path):
+    one = (sources._in_memory("stereo_motorcycle", "stereo motorcycle", load_warped_photographs(1)[:1]),)
+    monkeypatch.setattr(experiment, "embedded", lambda: one)
+    row = next(r for r in rows(Options(tmp_path)) if r.row == "OT + RHM")
+    samples = measure(row, Options(tmp_path), lambda fraction: None)
+    assert len(samples) == len(one[0].pairs[0].source_keypoints)
+    assert set(samples) <= {0.0, 100.0}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tarfile")
+def test_a_folder_of_the_user_s_gives_rows_for_its_data_and_networks(few, data, tmp_path):
+    options = Options(tmp_path / "results", data)
+    found = [r for r in rows(options) if r.tier == "paper"]
+    assert {r.row for r in found} == {f"MobileNetV2: {stage}" for stage in STAGES}
+    assert {(r.table, r.data, r.claim) for r in found} == {("pf_willow", "PF-WILLOW", None)}
+    for stage in ("OT + CAM + RHM", "OT + masks", "no matching"):
+        row = next(r for r in found if r.row.endswith(stage))
+        samples = measure(row, options, lambda fraction: None)
+        assert len(samples) == 6
+        assert all(0 <= x <= 100 for x in samples)
+    drawn = pictures(replace(options, results=tmp_path / "other"))
+    wanted = {"pf_willow": (0, 3), "warped_photographs": (0, 1)}
+    assert sorted(drawn) == [f"{name}_matches_{k}" for name, numbers in wanted.items() for k in numbers]
+    assert all(content.startswith(b"\x89PNG") for content in drawn.values())
+
+
+def test_a_network_of_the_paper_stands_beside_its_published_numbers(few, data, tmp_path):
+    (data / "weights" / "resnet101-0.pth").touch()
+    found = [r for r in rows(Options(tmp_path / "results", data)) if r.claim is not None]
+    claims = [load_paper("scot").claim("pf_willow", "SCOT", f"PCK@{a:.2f} (keypoints)") for a in ALPHAS]
+    assert [(r.row, r.claim) for r in found] == [("SCOT", c) for c in claims]
+    assert all(r.settings["masses"] == "activation" and r.settings["exponent"] == 0.5 for r in found)
+
+
+def test_archives_are_unpacked_once_and_broken_ones_named(data, tmp_path):
+    place = unpacked(data, ("PF-dataset-WILLOW",), tmp_path / "there")
+    assert (place / "PF-dataset-WILLOW" / "duck(S)" / "0.png").exists()
+    (place / "mark").touch()
+    assert unpacked(data, ("PF-dataset-WILLOW",), tmp_path / "there") == place
+    assert (place / "mark").exists()
+    assert unpacked(data, ("SPair-71k",), tmp_path / "there") is None
+    shutil.make_archive(str(data / "other"), "zip", place, "PF-WILLOW-FCN")
+    assert (unpacked(data, ("PF-WILLOW-FCN",), tmp_path / "there") / "PF-WILLOW-FCN").is_dir()
+    whole = (data / "willow.tar").read_bytes()
+    (data / "willow.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"willow.tar cannot be unpacked"):
+        unpacked(data, ("PF-dataset-WILLOW",), tmp_path / "there")
+    assert not [p for p in (tmp_path / "there").iterdir() if p.name.startswith("tmp")]
+
+
+def test_descriptors_lie_on_cells_from_the_corner_on():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    found, ratio = daisy_cells(image, 120)
+    assert ratio == 1.5
+    assert found.cells.size == (90, 120)
+    assert found.cells.centres.amax(0).tolist() == [(120 - 1) // JUMP * JUMP, (90 - 1) // JUMP * JUMP]
+    assert len(found.features) == len(found.cells) == 12 * 15
