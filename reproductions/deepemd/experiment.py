@@ -22,7 +22,7 @@ from reproductions.experiment import Advance, Options, Row
 from reproductions.metrics import few_shot_accuracy
 
 BATCH = 8  # episodes whose transport problems go to the solver in one call
-FITTED = 50  # episodes of a fitted layer: each takes 100 passes over its support images
+FITTED = 24  # episodes of a fitted layer: each takes 100 passes over its support images
 
 SINKHORN = {"reg": 0.05, "tolerance": 1e-4}
 CROSS = {"weights": "cross_reference"}

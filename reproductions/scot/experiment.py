@@ -26,12 +26,12 @@ from reproductions.storage import content_hash, source_hash
 ALPHAS = (0.05, 0.10, 0.15)
 IMAGES = 24  # whose hyperpixels are kept: pairs come by category
 
-NN = Matching(transport=False, exponent=1, hough=False)
 STAGES: dict[str, tuple[Masses, Matching | None]] = {
     "no matching": ("uniform", None),
     "NN, nearest cell": ("uniform", Matching(transport=False, exponent=1, hough=False, nearest=True)),
     "OT, nearest cell": ("uniform", Matching(hough=False, nearest=True)),
-    "NN": ("uniform", NN),
+    "OT, 50 iterations, nearest cell": ("uniform", Matching(hough=False, iterations=50, nearest=True)),
+    "NN": ("uniform", Matching(transport=False, exponent=1, hough=False)),
     "OT": ("uniform", Matching(hough=False)),
     "OT, 50 iterations": ("uniform", Matching(hough=False, iterations=50)),
     "OT + CAM": ("activation", Matching(hough=False)),
