@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reproductions.claims import Claim, load_paper
+from reproductions.deepemd import official
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.embedding import pyramid_nodes
 from reproductions.deepemd.episodes import Episode
@@ -48,8 +49,8 @@ PUBLISHED = {
 
 
 def rows(options: Options) -> list[Row]:
-    """Every way to compare nodes on every task of every data set at hand."""
-    return [
+    """Every way to compare nodes on every task of every small data set, then the paper's own where they are at hand."""
+    return official.rows(options) + [
         Row(
             table=study.table,
             row=method,
@@ -83,6 +84,8 @@ def prepare(options: Options, advance: Advance) -> None:
 
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
     """Accuracy in percent of each episode."""
+    if row.tier == "paper":
+        return official.measure(row, options, advance)
     study = study_of(row.table, options)
     task = next(t for t in study.tasks if t.column == row.column)
     maps = _maps(study.table, task, options).to(options.device)

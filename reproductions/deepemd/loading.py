@@ -25,14 +25,14 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def draw_episodes(files: ImageFiles, way: int, queries: int, count: int, seed: int) -> list[Episode]:
-    """``count`` 1-shot episodes of a split.
+def draw_episodes(files: ImageFiles, way: int, queries: int, count: int, seed: int, shot: int = 1) -> list[Episode]:
+    """``count`` episodes of a split.
 
     Raises:
         UserError: the split has too few classes, or a class too few images.
     """
     try:
-        return list(episodes(files.labels, way, 1, queries, count, seed))
+        return list(episodes(files.labels, way, shot, queries, count, seed))
     except ValueError as error:
         raise UserError(f"the {files.split} split of {files.title} is too small: {error}") from None
 
@@ -56,7 +56,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True, eq=False)
 class EpisodeImages(Dataset[Tensor]):
-    """Whole episodes as patches ``(way + way × queries, P, 3, 84, 84)``, the support images first.
+    """Whole episodes as patches ``(way × shot + way × queries, P, 3, 84, 84)``, the support images first, shot by shot.
 
     Attributes:
         train: whether the transform is that of training.
@@ -74,7 +74,7 @@ class EpisodeImages(Dataset[Tensor]):
 
     def __getitem__(self, k: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of(self.seed, k))
-        indices = torch.cat([self.drawn[k].support[:, 0], self.drawn[k].query]).tolist()
+        indices = torch.cat([self.drawn[k].support.t().flatten(), self.drawn[k].query]).tolist()
         return torch.stack([_patches(self.files, i, self.transform, self.train, generator) for i in indices])
 
 
