@@ -124,7 +124,7 @@ def test_pre_training_does_not_depend_on_the_workers(splits, tmp_path):
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "meta"])
+@pytest.mark.parametrize("stage", [pytest.param("pretrain", marks=pytest.mark.slow), "meta"])
 def test_a_killed_training_goes_on_as_if_undisturbed(splits, tmp_path, stage):
     def run(path, on_epoch):
         if stage == "pretrain":
@@ -198,6 +198,7 @@ def test_a_meta_training_step_reaches_every_weight(splits, encoder, tmp_path, va
     assert not any(torch.equal(x, before[k]) for k, x in encoder.named_parameters())
 
 
+@pytest.mark.slow
 def test_one_step_is_the_gradient_step_on_the_first_episode(splits, encoder, tmp_path):
     embedding, settings = make_embedding("fcn", "own"), replace(META, epochs=1, steps=1)
     expected = stepped(encoder, splits, embedding, settings, episodes=1)

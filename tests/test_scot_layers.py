@@ -125,10 +125,9 @@ def scorer():
 
 
 def test_the_score_is_the_mean_pck_of_the_pairs(scorer):
-    for layers in ((1,), (2, 4), (0, 3)):
-        shares = []
+    for layers in ((1,), (2, 4)):
+        shares, backbone = [], Backbone("mobilenetv2_050", layers, "random")
         for pair in scorer.pairs:
-            backbone = Backbone("mobilenetv2_050", layers, "random")
             (source, r), (target, q) = (hyperpixels(backbone, x, side=96) for x in (pair.source, pair.target))
             moved = scorer.matching.transferred(source, target, torch.from_numpy(pair.source_keypoints).float() * r)
             truth = torch.from_numpy(pair.target_keypoints).float() * q
