@@ -31,7 +31,7 @@ METRICS = {
     "few_shot_accuracy": Metric("few-shot accuracy", "percent", "higher", 0.5),
     # A keypoint at the edge of the radius may fall either way with another interpolation or BLAS: the papers' own code
     # and tables differ by up to 0.2 points.
-    "pck": Metric("percentage of correct keypoints", "percent", "higher", 0.5, bootstrap=True),
+    "pck": Metric("PCK", "percent", "higher", 0.5, bootstrap=True),
     "flow_accuracy": Metric(
         "flow accuracy", "percent", "higher", 0.5, bootstrap=True
     ),  # the same, for the pixels of a dense flow
