@@ -21,6 +21,7 @@ from rich.table import Table
 from reproductions import PAPERS, UserError
 from reproductions.claims import load_paper
 from reproductions.datasets import DATASETS
+from reproductions.devices import device_of
 from reproductions.experiment import Options, Outcome, reproduce
 from reproductions.gate import compare, reference_tables
 from reproductions.report import measured_text, published_text, read_tables, write_report
@@ -256,13 +257,7 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _device(name: str) -> str:
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise UserError(f"there is no device {name!r}; use cpu, cuda or cuda:N") from None
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"the device {name!r} is not supported; use cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if device_of(name).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"the device {name!r} was asked for, but torch sees no CUDA device here")
     return name
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -29,6 +32,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would only w
     torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def benchmark_modules(*names: str) -> dict[str, ModuleType]:
+    """Modules of the benchmarks, imported without leaving their thread pinning to the other tests."""
+    environment, path = dict(os.environ), list(sys.path)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = path
 
 
 @pytest.fixture

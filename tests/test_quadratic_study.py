@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SHARED
+from conftest import SHARED, benchmark_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def modules():
-    """The study and the reader, imported without leaving their thread pinning to the other tests."""
-    environment, path = dict(os.environ), list(sys.path)
-    sys.path.insert(0, str(ROOT))
-    try:
-        return [importlib.import_module(f"benchmarks.{name}") for name in ("quadratic_study", "qaplib")]
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.path[:] = path
+    """The study and the reader."""
+    return list(benchmark_modules("quadratic_study", "qaplib").values())
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,14 @@
 import importlib
 import json
 import math
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import benchmark_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["emd", "sinkhorn", "sinkhorn_accuracy"]
@@ -19,16 +18,10 @@ QUICK = ["emd", "sinkhorn", "sinkhorn_accuracy"]
 
 @pytest.fixture(scope="module")
 def study():
-    """The modules of the study, imported without leaving their thread pinning to the other tests."""
-    environment, path = dict(os.environ), list(sys.path)
-    sys.path.insert(0, str(ROOT))
-    try:
-        names = ("cases", "measure", "tables", "figure", "__main__")
-        return {name: importlib.import_module(f"benchmarks.study.{name}") for name in names}
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.path[:] = path
+    """The modules of the study."""
+    names = ("cases", "measure", "tables", "figure", "__main__")
+    found = benchmark_modules(*(f"study.{name}" for name in names))
+    return dict(zip(names, found.values(), strict=True))
 
 
 @pytest.fixture(scope="module")

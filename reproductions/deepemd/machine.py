@@ -13,6 +13,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reproductions import UserError
+from reproductions.devices import device_of
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(days=1)
@@ -72,12 +73,7 @@ def open_machine(
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"there is no device {name!r}: use cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"the device {name!r} is not supported: use cpu, cuda or cuda:N")
+    device = device_of(name)
     if device.type == "cpu":
         return device
     if local_rank is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,7 @@ def _on_disk(options: Options) -> tuple[Source, ...]:
     return () if options.data is None else on_disk(options.data, options.cache.folder / "data")
 
 
+@cache  # asked for by every pair
 def _weights(options: Options) -> dict[str, Path]:
     """The files of weights in ``DIR/weights``, by network."""
     if options.data is None:

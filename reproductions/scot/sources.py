@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from reproductions.datasets.correspondence import KeypointPair, KeypointPairs, read_image
-from reproductions.datasets.files import unpacked
+from reproductions.datasets.files import decode, unpacked
 from reproductions.datasets.pf_pascal import load_pf_pascal
 from reproductions.datasets.pf_willow import load_pf_willow
 from reproductions.datasets.spair import load_spair
@@ -133,5 +132,5 @@ def _view(pair: KeypointPair, path: Path, mask: Path | None) -> View:
     return View(
         f"{path}{' mirrored' if pair.flip else ''}",
         lambda: turned(read_image(path)),
-        None if mask is None else lambda: turned(np.array(Image.open(mask).convert("L"))),
+        None if mask is None else lambda: turned(np.array(decode(mask, str(mask), "L"))),
     )
