@@ -39,6 +39,7 @@ class Row:
         solver, settings: as recorded in the table; ``settings`` is all that ``measure`` needs to know.
         data: name of the data set; ``data_hash`` its content.
         claim: the published number that stands beside it, None where none was found.
+        missing: why it cannot be measured here, "" where it can.
     """
 
     table: str
@@ -51,6 +52,7 @@ class Row:
     data: str
     data_hash: str
     claim: Claim | None = None
+    missing: str = ""
 
     @property
     def title(self) -> str:
@@ -59,7 +61,7 @@ class Row:
     @property
     def identity(self) -> dict[str, Any]:
         """What is measured, without what was published about it."""
-        return {k: v for k, v in asdict(self).items() if k != "claim"}
+        return {k: v for k, v in asdict(self).items() if k not in ("claim", "missing")}
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,8 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
     rows = experiment.rows(options)
     keys = [_key(row, options) for row in rows]
     stored = [options.cache.read_json("rows", key) for key in keys]
-    missing = [k for k, known in enumerate(stored) if known is None]
-    outcome = Outcome(published, reused=len(rows) - len(missing), measured=len(missing))
+    missing = [k for k, known in enumerate(stored) if known is None and not rows[k].missing]
+    outcome = Outcome(published, reused=sum(known is not None for known in stored), measured=len(missing))
 
     def write() -> None:
         results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
@@ -249,7 +251,7 @@ def _key(row: Row, options: Options) -> str:
 
 def _result(paper: str, row: Row, stored: dict[str, Any] | None) -> Result:
     if stored is None:
-        what, why = verdict(row.claim, None, row.data, "this row is still to be measured: run the command again")
+        what, why = verdict(row.claim, None, row.data, row.missing or "still to be measured: run the command again")
         return Result(paper, row, None, what, why)
     estimate = Estimate(**stored["estimate"])
     what, why = verdict(row.claim, estimate, row.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ class Metric:
 
     Attributes:
         bootstrap: whether its interval is that of the bootstrap, as samples of few values want it.
+        form: how its numbers are printed.
     """
 
     title: str
@@ -24,11 +26,16 @@ class Metric:
     direction: Direction
     gate_tolerance: float
     bootstrap: bool = False
+    form: str = ".2f"
 
 
 METRICS = {
     # Reruns differ by library versions and thread counts; half a point is far below any effect the tables show.
     "few_shot_accuracy": Metric("few-shot accuracy", "percent", "higher", 0.5),
+    "accuracy_gain": Metric("gain in accuracy", "points", "higher", 0.5),
+    # Of one machine and its noise: the asv benchmarks are where time is watched.
+    "episode_time": Metric("time", "ms", "lower", math.inf, form=".3g"),
+    "gradient_error": Metric("relative error", "percent", "lower", 1.0, form=".2g"),
     # A keypoint at the edge of the radius may fall either way with another interpolation or BLAS: the papers' own code
     # and tables differ by up to 0.2 points.
     "pck": Metric("PCK", "percent", "higher", 0.5, bootstrap=True),

@@ -27,7 +27,7 @@ NUMBERS = ("measured", "ci_low", "ci_high", "published", "published_ci", "tolera
 def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequence[Claim | None], folder: Path) -> None:
     """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows.
 
-    What a table on disk has from data that this run was not given stays in it.
+    What a table on disk has from data that this run was not given, or from software it lacks, stays in it.
 
     Args:
         paper: whose tables they are.
@@ -51,18 +51,18 @@ def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequen
 
 
 def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with the measured rows on disk that need data of the user's; they replace those that were not run."""
+    """The table with the measured rows on disk that this run could not measure; they replace those not run."""
     try:
         earlier = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (FileNotFoundError, pd.errors.ParserError, pd.errors.EmptyDataError):
         return table
     if list(earlier.columns) != COLUMNS:
         return table
-    earlier = earlier[earlier["measured"].notna() & (earlier["tier"] != "embedded")].astype(
-        {"n": "Int64", **dict.fromkeys(NUMBERS, float)}
-    )
     key = ["row", "column", "data"]
+    known = set(map(tuple, table[key].to_numpy()))
     now = set(map(tuple, table.loc[table["measured"].notna(), key].to_numpy()))
+    needed = (earlier["tier"] != "embedded") | earlier[key].apply(tuple, axis=1).isin(known)
+    earlier = earlier[earlier["measured"].notna() & needed].astype({"n": "Int64", **dict.fromkeys(NUMBERS, float)})
     kept = earlier[[tuple(k) not in now for k in earlier[key].to_numpy()]]
     if kept.empty:
         return table
@@ -84,7 +84,8 @@ def measured_text(row: pd.Series) -> str:
     """``65.91 ± 0.82``, or a dash where nothing was measured."""
     if pd.isna(row["measured"]):
         return "–"
-    return f"{row['measured']:.2f} ± {(row['ci_high'] - row['ci_low']) / 2:.2f}"
+    form = METRICS[row["metric"]].form
+    return f"{row['measured']:{form}} ± {(row['ci_high'] - row['ci_low']) / 2:{form}}"
 
 
 def published_text(row: pd.Series) -> str:
@@ -110,12 +111,11 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
     )
     if table["measured"].isna().all():
         shown = shown.drop(columns=["measured (95 %)", "n"])
-    first = table.iloc[0]
     lines = [
         f"# {paper.name}: {name.replace('_', ' ')}",
         f"{paper.authors}, *{paper.title}*, {paper.link}",
-        f"{METRICS[first['metric']].title} in {first['unit']}; tier: {', '.join(table['tier'].unique())}; "
-        f"data: {', '.join(table['data'].unique())}.",
+        f"{', '.join(f'{METRICS[m].title} in {METRICS[m].unit}' for m in table['metric'].unique())}; "
+        f"tier: {', '.join(table['tier'].unique())}; data: {', '.join(table['data'].unique())}.",
         shown.to_markdown(index=False, disable_numparse=True),
     ]
     sources = dict.fromkeys(
@@ -142,9 +142,15 @@ def figure(name: str, table: pd.DataFrame) -> bytes:
             centre = part["measured"]
             error = [centre - part["ci_low"], part["ci_high"] - centre]
             panel.barh(names, centre, xerr=error, color=[colours[n] for n in names], error_kw={"capsize": 3})
-            panel.bar_label(panel.containers[-1], [f"{v:.1f}" for v in centre], label_type="center", color="white")
+            metric = METRICS[part["metric"].dropna().iloc[0]]
+            texts = ["" if pd.isna(v) else f"{v:{metric.form}}" for v in centre]
+            if (centre.dropna() < centre.max() / 8).any():  # too short to write into
+                panel.bar_label(panel.containers[-1], texts, padding=14)
+                panel.margins(x=0.25)
+            else:
+                panel.bar_label(panel.containers[-1], texts, label_type="center", color="white")
             panel.set_title(column)
-            panel.set_xlabel(f"{METRICS[part['metric'].iloc[0]].title} ({part['unit'].iloc[0]})")
+            panel.set_xlabel(f"{metric.title} ({metric.unit})")
             panel.grid(axis="y", visible=False)
         panels[0].invert_yaxis()
         fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")

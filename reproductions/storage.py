@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+from filelock import FileLock
 from torch import Tensor
 
 PACKAGES = ("solvers", "reproductions")
@@ -85,11 +86,13 @@ class Cache:
         write_atomically(self.path(kind, key, ".json"), json.dumps(value, indent=1, allow_nan=False))
 
     def tensors(self, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Named tensors, made once."""
+        """Named tensors, made once: a second process that asks for them waits for the first."""
         path = self.path(kind, key, ".safetensors")
-        try:
-            return safetensors.torch.load(path.read_bytes())
-        except (FileNotFoundError, safetensors.SafetensorError):
-            made = {name: x.detach().cpu().contiguous() for name, x in make().items()}
-        write_atomically(path, safetensors.torch.save(made))
-        return made
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            try:
+                return safetensors.torch.load(path.read_bytes())
+            except (FileNotFoundError, safetensors.SafetensorError):
+                made = {name: x.detach().cpu().contiguous() for name, x in make().items()}
+            write_atomically(path, safetensors.torch.save(made))
+            return made

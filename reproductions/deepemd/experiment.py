@@ -2,72 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from reproductions.claims import Claim, load_paper
-from reproductions.deepemd import official
-from reproductions.deepemd.backbone import ResNet12
+from reproductions.deepemd import official, solver_table
 from reproductions.deepemd.embedding import pyramid_nodes
 from reproductions.deepemd.episodes import Episode
-from reproductions.deepemd.method import NodeMatching, fused_logits, neighbour_logits, pooled_logits
-from reproductions.deepemd.pretrain import cached_feature_maps, pretrained_encoder
+from reproductions.deepemd.figures import draw_accuracy_against_time, draw_flows
+from reproductions.deepemd.method import NodeMatching, fused_logits, neighbour_logits, nodes, pooled_logits, similarity
 from reproductions.deepemd.structured_layer import StructuredLayer, random_orders
-from reproductions.deepemd.studies import QUERIES, Study, Task, studies, study_of
+from reproductions.deepemd.studies import QUERIES, Study, Task, encoder, feature_maps, studies, study_of
 from reproductions.experiment import Advance, Options, Row
 from reproductions.metrics import few_shot_accuracy
+from reproductions.storage import content_hash, source_hash
 
 BATCH = 8  # episodes whose transport problems go to the solver in one call
+DRAWN = 4  # queries of which the flows are drawn
 FITTED = 24  # episodes of a fitted layer: each takes 100 passes over its support images
 
 SINKHORN = {"reg": 0.05, "tolerance": 1e-4}
 CROSS = {"weights": "cross_reference"}
+PAPER = "EMD, cross-reference weights"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "EMD, cross-reference weights": ("emd", CROSS),
+    PAPER: ("emd", CROSS),
     "EMD, pyramid (2, 1)": ("emd", {**CROSS, "pyramid": (2, 1)}),
     "EMD, structured layer, step 100": ("emd", {**CROSS, "layer_lr": 100.0}),
     "EMD, structured layer, step 0.1": ("emd", {**CROSS, "layer_lr": 0.1}),
     "EMD, uniform weights": ("jonker_volgenant", {"weights": "uniform"}),
-    "Sinkhorn, cross-reference weights": ("sinkhorn", {**CROSS, **SINKHORN}),
+    "Sinkhorn": ("sinkhorn", {**CROSS, **SINKHORN}),
     "nearest nodes": ("", {"metric": "nearest nodes"}),
     "prediction fusion": ("", {"metric": "prediction fusion"}),
     "pooled cosine": ("", {"metric": "cosine"}),
     "pooled Euclidean prototypes": ("", {"metric": "euclidean"}),
+    # What the paper's metric gains in the same episodes.
+    **{
+        f"EMD less {other}": ("emd", {**CROSS, "less": other})
+        for other in ("Sinkhorn", "nearest nodes", "pooled cosine")
+    },
 }
 # The published row that is measured the same way, on the paper's data.
 PUBLISHED = {
-    "EMD, cross-reference weights": "DeepEMD (5x5)",
+    PAPER: "DeepEMD (5x5)",
     "EMD, structured layer, step 100": "DeepEMD (5x5)",
     "pooled cosine": "MatchNet",
     "pooled Euclidean prototypes": "ProtoNet",
 }
 
 
+# What the paper's metric gains over these, in the same episodes.
+LESS = ("Sinkhorn, cross-reference weights", "nearest nodes", "pooled cosine")
+
+
 def rows(options: Options) -> list[Row]:
-    """Every way to compare nodes on every task of every small data set, then the paper's own where they are at hand."""
-    return official.rows(options) + [
-        Row(
-            table=study.table,
-            row=method,
-            column=task.column,
-            metric="few_shot_accuracy",
-            solver=solver or "none",
-            settings={"shot": task.shot, "queries": QUERIES, "episodes": _count(task, settings), **settings},
-            tier=study.tier,
-            data=study.name,
-            data_hash=study.sha256,
-            claim=_claim(method, task),
-        )
-        for study in studies(options.data)
-        for task in study.tasks
-        for method, (solver, settings) in METHODS.items()
-        if task.shot > 1 or "layer_lr" not in settings
-    ]
+    """Every way to compare nodes on every task of every small data set, the solvers, and the paper's own data sets."""
+    return (
+        official.rows(options)
+        + [
+            Row(
+                table=study.table,
+                row=method,
+                column=task.column,
+                metric="accuracy_gain" if "less" in settings else "few_shot_accuracy",
+                solver=solver or "none",
+                settings={"shot": task.shot, "queries": QUERIES, "episodes": _count(task, settings), **settings},
+                tier=study.tier,
+                data=study.name,
+                data_hash=study.sha256,
+                claim=_claim(method, task),
+            )
+            for study in studies(options.data)
+            for task in study.tasks
+            for method, (solver, settings) in METHODS.items()
+            if task.shot > 1 or "layer_lr" not in settings
+        ]
+        + solver_table.rows(options)
+    )
 
 
 def prepare(options: Options, advance: Advance) -> None:
@@ -77,43 +91,85 @@ def prepare(options: Options, advance: Advance) -> None:
         def on_epoch(epoch: int, epochs: int, loss: float, study: Study = study) -> None:
             advance(f"training on {study.name}, epoch {epoch} of {epochs}, loss {loss:.3f}", epoch / epochs)
 
-        _encoder(study, options, on_epoch)
+        encoder(study, options, on_epoch)
         for task in study.tasks:
-            _maps(study.table, task, options)
+            feature_maps(study, task, options)
 
 
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
     """Accuracy in percent of each episode."""
     if row.tier == "paper":
         return official.measure(row, options, advance)
+    if row.table == solver_table.TABLE:
+        return solver_table.measure(row, options, advance)
     study = study_of(row.table, options)
     task = next(t for t in study.tasks if t.column == row.column)
-    maps = _maps(study.table, task, options).to(options.device)
-    features = pyramid_nodes(maps, row.settings.get("pyramid", ()))
-    drawn = study.episodes(task, options.seed)[: row.settings["episodes"]]
-    accuracies: list[float] = []
-    for part in _parts(drawn):
-        labels = torch.stack([e.labels for e in part]).to(options.device)
-        accuracies += few_shot_accuracy(_logits(row, features, part, options), labels).tolist()
-        advance(len(accuracies) / len(drawn))
-    return accuracies
+    if (other := row.settings.get("less")) is None:
+        return _accuracies(study, task, row.row, options, advance).tolist()
+    ours, others = (_accuracies(study, task, method, options, advance) for method in (PAPER, other))
+    return (ours - others).tolist()
 
 
-def _parts(drawn: list[Episode]) -> Iterator[list[Episode]]:
-    for start in range(0, len(drawn), BATCH):
-        yield drawn[start : start + BATCH]
+def pictures(options: Options) -> dict[str, bytes]:
+    """The flows of some queries of each small data set to their nearest class, and accuracy against time, as PNG."""
+    drawn = {f"{study.table}_flows": _flows(study, options) for study in studies(options.data)}
+    table = pd.read_csv(options.results / "deepemd" / f"{solver_table.TABLE}.csv")
+    accuracy, time, _ = table["column"].unique()
+    return drawn | {"solvers_accuracy_time": draw_accuracy_against_time(table, accuracy, time)}
+
+
+def _flows(study: Study, options: Options) -> bytes:
+    task = next(t for t in study.tasks if t.shot == 1 and not t.runs)
+    images, maps = study.images(task), feature_maps(study, task, options)
+    episode = study.episodes(task, options.seed)[0]
+    features, query = nodes(maps), episode.query[:: len(episode.query) // DRAWN][:DRAWN]
+    matching, prototype = NodeMatching(), features[episode.support[:, 0]]
+    S = similarity(features[query], prototype)
+    plan = matching.solution(features[query], prototype, S).plan
+    assert isinstance(plan, Tensor)
+    logits = matching.logits(features[query], prototype)
+    grey = images.float().mean(1)
+    grey = (grey - grey.amin((-2, -1), True)) / (grey.amax((-2, -1), True) - grey.amin((-2, -1), True)).clamp(min=1e-6)
+    pairs = []
+    for k, best in enumerate(logits.argmax(-1).tolist()):
+        right = best == episode.labels[(episode.query == query[k]).nonzero()[0, 0]]
+        title = f"query {k + 1} and the class it is taken for: {'right' if right else 'wrong'}"
+        two = grey[query[k]].numpy(), grey[episode.support[best, 0]].numpy()
+        pairs.append((title, *two, plan[k, best].numpy()))
+    return draw_flows(pairs, side=maps.shape[-1])
+
+
+def _accuracies(study: Study, task: Task, method: str, options: Options, advance: Callable[[float], None]) -> Tensor:
+    """Accuracy in percent of each episode, measured once for the rows that want it."""
+
+    def made() -> dict[str, Tensor]:
+        solver, settings = METHODS[method]
+        maps = feature_maps(study, task, options).to(options.device)
+        features = pyramid_nodes(maps, settings.get("pyramid", ()))
+        drawn = study.episodes(task, options.seed)[: _count(task, settings)]
+        found: list[Tensor] = []
+        for start in range(0, len(drawn), BATCH):
+            part = drawn[start : start + BATCH]
+            labels = torch.stack([e.labels for e in part]).to(options.device)
+            found.append(few_shot_accuracy(_logits(solver, settings, features, part, options), labels))
+            advance((start + len(part)) / len(drawn))
+        return {"": torch.cat(found)}
+
+    versions = source_hash(), torch.__version__, options.seed, options.device
+    key = content_hash(study.sha256, task.column, method, METHODS[method], *versions)
+    return options.cache.tensors("episodes", key, made)[""]
 
 
 def _count(task: Task, settings: dict[str, Any]) -> int:
     return min(task.count, FITTED) if "layer_lr" in settings else task.count
 
 
-def _logits(row: Row, features: Tensor, part: list[Episode], options: Options) -> Tensor:
+def _logits(solver: str, settings: dict[str, Any], features: Tensor, part: list[Episode], options: Options) -> Tensor:
     """Logits ``(episodes, queries, way)``; a class's prototype is the mean of its support images' nodes, or fitted."""
     index = torch.stack([e.support for e in part])
     query = features[torch.stack([e.query for e in part])]
     prototype = features[index].mean(2)
-    settings = {k: v for k, v in row.settings.items() if k not in ("shot", "queries", "episodes", "pyramid")}
+    settings = {k: v for k, v in settings.items() if k != "pyramid"}
     metric = settings.pop("metric", None)
     if metric == "nearest nodes":
         return neighbour_logits(query, prototype)
@@ -124,7 +180,7 @@ def _logits(row: Row, features: Tensor, part: list[Episode], options: Options) -
     if (lr := settings.pop("layer_lr", None)) is not None:
         prototype = _fitted(StructuredLayer(lr=lr), features, index, options)
     weights = settings.pop("weights")
-    return NodeMatching(row.solver, weights, settings).logits(query, prototype)
+    return NodeMatching(solver, weights, settings).logits(query, prototype)
 
 
 def _fitted(layer: StructuredLayer, features: Tensor, support: Tensor, options: Options) -> Tensor:
@@ -138,19 +194,9 @@ def _fitted(layer: StructuredLayer, features: Tensor, support: Tensor, options: 
     return layer.fitted(features[support.reshape(episodes, -1)], labels, [o.to(features.device) for o in orders])
 
 
-def _encoder(study: Study, options: Options, on_epoch: Callable[[int, int, float], None] = lambda *_: None) -> ResNet12:
-    return pretrained_encoder(*study.base, replace(study.pretraining, seed=options.seed), options.cache, on_epoch)
-
-
-@cache
-def _maps(table: str, task: Task, options: Options) -> Tensor:
-    """Feature maps ``(n, C, H, W)`` of the images of a task; every row, in any process, reads the same."""
-    study = study_of(table, options)
-    return cached_feature_maps(_encoder(study, options), study.images(task), study.pretraining, options.cache)
-
-
 def _claim(method: str, task: Task) -> Claim | None:
     published = PUBLISHED.get(method)
-    if published is None or task.runs or ("layer" not in method and method.startswith("EMD") and task.shot > 1):
+    if published is None or task.runs or (method == PAPER and task.shot > 1):
         return None
-    return load_paper("deepemd").claim("mini_imagenet", published, task.column)
+    claims = {c.key: c for c in load_paper("deepemd").claims}
+    return claims.get(("mini_imagenet", published, task.column))

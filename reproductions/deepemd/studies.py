@@ -6,7 +6,7 @@ Each has base classes, which an encoder of this project's is trained on, and nov
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from reproductions.datasets import ImageSet, load_digits
 from reproductions.datasets.omniglot import load_omniglot, load_one_shot_runs
 from reproductions.datasets.tiny_imagenet import base_and_novel, load_tiny_imagenet, wnids
+from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.episodes import Episode, episodes
-from reproductions.deepemd.pretrain import Pretraining
+from reproductions.deepemd.pretrain import Pretraining, cached_feature_maps, pretrained_encoder
 from reproductions.experiment import Options
 from reproductions.storage import content_hash
 
@@ -110,6 +111,17 @@ def study_of(table: str, options: Options) -> Study:
     return next(s for s in studies(options.data) if s.table == table)
 
 
+def encoder(study: Study, options: Options, on_epoch: Callable[[int, int, float], None] = lambda *_: None) -> ResNet12:
+    """The encoder that is trained on the base classes, once."""
+    return pretrained_encoder(*study.base, replace(study.pretraining, seed=options.seed), options.cache, on_epoch)
+
+
+@cache
+def feature_maps(study: Study, task: Task, options: Options) -> Tensor:
+    """Feature maps ``(n, C, H, W)`` of the images of a task; every row, in any process, reads the same."""
+    return cached_feature_maps(encoder(study, options), study.images(task), study.pretraining, options.cache)
+
+
 def _digits() -> Study:
     digits = load_digits()
     return Study(
@@ -138,7 +150,7 @@ def _omniglot(folder: Path) -> Study:
         "Omniglot",
         everything.tier,
         Pretraining(classes=base, widths=(32, 64, 128), epochs=30, rotation=10.0),
-        (Task(20, 1, 20, runs=True), Task(5, 1, 600), Task(5, 5, 600)),
+        (Task(20, 1, 20, runs=True), Task(5, 1, 600), Task(5, 5, 600), Task(10, 1, 600)),
         lambda: (everything.split(base), everything.split(novel), _runs(folder)),
     )
 
@@ -179,5 +191,5 @@ def _tiny_imagenet(folder: Path) -> Study:
         rotation=10.0,
         flip=True,
     )
-    tasks = (Task(5, 1, 600), Task(5, 5, 600))
+    tasks = (Task(5, 1, 600), Task(5, 5, 600), Task(10, 1, 600))
     return Study("few_shot_tiny_imagenet", "Tiny-ImageNet", "local", pretraining, tasks, load)
