@@ -144,13 +144,16 @@ def reproduce_(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of data sets in their official layouts, and of weights.")
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="First train the encoders that the data sets lack; takes hours on a GPU.")
+    ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
     if data is not None and not data.is_dir():
         raise UserError(f"--data names a folder of data sets, and {data} is none")
-    options = Options(results, data, _device(device), seed, jobs)
+    options = Options(results, data, _device(device), seed, jobs, train)
     try:
         for name in papers or PAPERS:
             _print_outcome(_reproduce_with_progress(name, options), results)

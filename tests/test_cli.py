@@ -209,6 +209,12 @@ def test_reproduce_report_and_check(fake, run, tmp_path, monkeypatch):  # noqa: 
     assert "nothing to compare" in out
 
 
+def test_training_without_data_is_refused(run):
+    code, _, err = run("reproduce", "deepemd", "--train")
+    assert code == 2
+    assert "--train needs --data DIR with one of the folders miniimagenet, tiered_imagenet" in err
+
+
 def test_ctrl_c_is_one_sentence_and_exit_code_130(run, tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reproductions.claims import Claim, load_paper
-from reproductions.deepemd import official
+from reproductions.deepemd import encoders, official
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.embedding import pyramid_nodes
 from reproductions.deepemd.episodes import Episode
@@ -46,6 +46,9 @@ PUBLISHED = {
     "pooled cosine": "MatchNet",
     "pooled Euclidean prototypes": "ProtoNet",
 }
+
+
+train = encoders.train
 
 
 def rows(options: Options) -> list[Row]:
