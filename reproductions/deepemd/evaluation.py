@@ -27,7 +27,7 @@ KEPT = 20_000
 """Splits of up to so many images are encoded once for all episodes; tieredImageNet would take tens of gigabytes."""
 AT_ONCE = 512  # patches through the encoder
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOGITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "EMD": NodeMatching().logits,
     "euclidean": partial(pooled_logits, metric="euclidean"),
     "cosine": partial(pooled_logits, metric="cosine"),
@@ -103,5 +103,5 @@ def accuracy(nodes: Tensor, episode: Episode, metric: str, fitted: Callable[[Ten
     way, shot = episode.support.shape
     support, query = nodes.split([way * shot, len(nodes) - way * shot])
     prototype = support.unflatten(0, (shot, way)).mean(0) if fitted is None else fitted(support)
-    logits = METRICS[metric](query, prototype)
+    logits = LOGITS[metric](query, prototype)
     return few_shot_accuracy(logits, episode.labels.to(logits.device)).item()
