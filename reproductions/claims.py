@@ -65,13 +65,21 @@ class _Table(_Strict):
 
 
 class Paper(_Strict):
-    """A paper and everything it claims that is reproduced or could be."""
+    """A paper and everything it claims that is reproduced or could be.
+
+    Attributes:
+        needs: what its own data sets take, besides an embedded run.
+        options: of ``matchmark reproduce``, with which they run.
+        not_run: rows that no command here runs: reason → names.
+    """
 
     name: str
     title: str
     authors: str
     link: str
     needs: str
+    options: str = "--data DIR"
+    not_run: dict[str, list[str]] = {}
     table: list[_Table]
 
     @property
@@ -93,6 +101,11 @@ class Paper(_Strict):
             for c in t.cells
         )
 
+    def why_not_run(self, claim: Claim) -> str:
+        """Why no number of ours stands beside this one."""
+        needed = f"needs {self.needs}: matchmark reproduce {self.name} {self.options}"
+        return next((reason for reason, rows in self.not_run.items() if claim.row in rows), needed)
+
     def claim(self, table: str, row: str, column: str) -> Claim:
         """The claim of that cell; KeyError when the paper makes none."""
         return {c.key: c for c in self.claims}[table, row, column]
@@ -103,7 +116,7 @@ def load_paper(name: str) -> Paper:
     """The claims of ``reproductions/<name>/claims.toml``.
 
     Raises:
-        ValueError: the file breaks the schema, or two claims share a cell.
+        ValueError: the file breaks the schema, two claims share a cell, or a row that is not run has no claim.
     """
     path = Path(__file__).parent / name / "claims.toml"
     try:
@@ -113,4 +126,8 @@ def load_paper(name: str) -> Paper:
     keys = [c.key for c in paper.claims]
     if twice := {k for k in keys if keys.count(k) > 1}:
         raise ValueError(f"{path.name} of {name} claims these cells twice: {sorted(twice)}")
+    if unknown := {row for rows in paper.not_run.values() for row in rows} - {c.row for c in paper.claims}:
+        raise ValueError(
+            f"{path.name} of {name} says of rows it does not claim that they are not run: {sorted(unknown)}"
+        )
     return paper

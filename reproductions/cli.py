@@ -21,6 +21,7 @@ from rich.table import Table
 from reproductions import PAPERS, UserError
 from reproductions.claims import load_paper
 from reproductions.datasets import DATASETS
+from reproductions.datasets.catalogue import KNOWN
 from reproductions.devices import device_of
 from reproductions.experiment import Options, Outcome, reproduce
 from reproductions.gate import compare, reference_tables
@@ -41,6 +42,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of the tables, runs and caches.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of data sets in their official layouts, and of weights.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 RESULTS = Path("results")
@@ -94,15 +98,22 @@ def list_() -> None:
 
 
 @app.command()
-def data() -> None:
-    """The data sets, with the hash of what is really there."""
+def data(folder: DataOption = None) -> None:
+    """The data sets the project knows, and what a folder holds of those that do not come with it."""
+    _check_folder(folder)
     table = Table(title="Data")
-    for column in ("name", "tier", "images", "classes", "sha256", "licence", "source"):
+    for column in ("name", "tier", "found", "licence", "source"):
         table.add_column(column, overflow="fold")
     for load in DATASETS.values():
         d = load()
-        table.add_row(d.name, d.tier, str(len(d.images)), str(len(d.classes)), d.sha256[:16] + "…", d.licence, d.source)
+        found = f"{len(d.images)} images, sha256 {d.sha256[:16]}…"
+        table.add_row(d.name, d.tier, found, d.licence, d.source)
+    for k in KNOWN:
+        found = "here" if not k.places else k.found(folder) if folder is not None else ""
+        table.add_row(k.title, k.tier, found or "–", k.licence, k.source)
     out.print(table)
+    if folder is None:
+        out.print("what a folder holds of the rest: matchmark data --data DIR", soft_wrap=True)
 
 
 @app.command()
@@ -141,16 +152,16 @@ def reproduce_(
     papers: Annotated[list[str] | None, typer.Argument(help="Names of papers; all when left out.")] = None,
     results: ResultsOption = RESULTS,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Rows measured at once.")] = 1,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of data sets in their official layouts, and of weights.")
-    ] = None,
+    data: DataOption = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="First train the encoders that data sets lack: long, on a GPU.")
+    ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data names a folder of data sets, and {data} is none")
-    options = Options(results, data, _device(device), seed, jobs)
+    _check_folder(data)
+    options = Options(results, data, _device(device), seed, jobs, train)
     try:
         for name in papers or PAPERS:
             _print_outcome(_reproduce_with_progress(name, options), results)
@@ -260,6 +271,11 @@ def _device(name: str) -> str:
     if device_of(name).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"the device {name!r} was asked for, but torch sees no CUDA device here")
     return name
+
+
+def _check_folder(data: Path | None) -> None:
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data names a folder of data sets, and {data} is none")
 
 
 def _tick(yes: bool) -> str:

@@ -40,6 +40,7 @@ class Row:
         data: name of the data set; ``data_hash`` its content.
         claim: the published number that stands beside it, None where none was found.
         missing: why it cannot be measured here, "" where it can.
+        differs: what is measured otherwise than published, where something is; then the two are not compared.
     """
 
     table: str
@@ -53,6 +54,7 @@ class Row:
     data_hash: str
     claim: Claim | None = None
     missing: str = ""
+    differs: str = ""
 
     @property
     def title(self) -> str:
@@ -61,7 +63,7 @@ class Row:
     @property
     def identity(self) -> dict[str, Any]:
         """What is measured, without what was published about it."""
-        return {k: v for k, v in asdict(self).items() if k not in ("claim", "missing")}
+        return {k: v for k, v in asdict(self).items() if k not in ("claim", "missing", "differs")}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Options:
 
     Attributes:
         data: a folder of data sets in their official layouts, and of weights; without it, the embedded tier alone.
+        train: whether networks that its data sets lack are trained first.
     """
 
     results: Path
@@ -77,6 +80,7 @@ class Options:
     device: str = "cpu"
     seed: int = 0
     jobs: int = 1
+    train: bool = False
 
     @property
     def cache(self) -> Cache:
@@ -95,7 +99,8 @@ class Experiment(Protocol):
     def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
         """The samples whose mean is the row's number; ``advance`` is told the finished fraction.
 
-        An experiment may also offer ``pictures(options)``, which are written beside the tables: name → PNG.
+        An experiment may also offer ``pictures(options)``, which are written beside the tables (name → PNG), and
+        ``train(options, advance)``, which makes the networks that rows wait for.
         """
 
 
@@ -180,6 +185,8 @@ def reproduce(paper: str, options: Options, advance: Advance = lambda what, frac
 
 
 def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Options, advance: Advance) -> Outcome:
+    if options.train and (train := getattr(experiment, "train", None)) is not None:
+        train(options, advance)  # before the rows: they name the weights they are measured with
     rows = experiment.rows(options)
     keys = [_key(row, options) for row in rows]
     stored = [options.cache.read_json("rows", key) for key in keys]
@@ -254,20 +261,19 @@ def _result(paper: str, row: Row, stored: dict[str, Any] | None) -> Result:
         what, why = verdict(row.claim, None, row.data, row.missing or "still to be measured: run the command again")
         return Result(paper, row, None, what, why)
     estimate = Estimate(**stored["estimate"])
-    what, why = verdict(row.claim, estimate, row.data)
+    what, why = verdict(row.claim, estimate, row.data, differs=row.differs)
     return Result(paper, row, estimate, what, why, stored["seconds"], stored["run"])
 
 
 def _not_run(published: Paper, rows: Sequence[Row]) -> list[Result]:
     """Every claim on the paper's own data that no row of this run measures there."""
-    why = f"needs {published.needs}: matchmark reproduce {published.name} --data DIR"
     measured = {row.claim.key for row in rows if row.claim is not None and row.data == row.claim.data}
     return [
         Result(
             published.name,
             Row(c.table, c.row, c.column, c.metric, "", {}, "paper", c.data, "", c),
             None,
-            *verdict(c, None, c.data, why),
+            *verdict(c, None, c.data, published.why_not_run(c)),
         )
         for c in published.claims
         if c.key not in measured

@@ -62,11 +62,13 @@ def _finite(samples: Sequence[float] | np.ndarray) -> np.ndarray:
     return x
 
 
-def verdict(claim: Claim | None, measured: Estimate | None, data: str, why_not_run: str = "") -> tuple[Verdict, str]:
+def verdict(
+    claim: Claim | None, measured: Estimate | None, data: str, why_not_run: str = "", differs: str = ""
+) -> tuple[Verdict, str]:
     """What a measured number says about a published one, and why.
 
-    A number measured on other data than the paper's never agrees. On the paper's own data it *agrees* when the
-    published value lies within the measured interval widened by the claim's tolerance, is *inconclusive* when the
+    A number measured on other data than the paper's, or in a way that ``differs``, never agrees. Else it *agrees* when
+    the published value lies within the measured interval widened by the claim's tolerance, is *inconclusive* when the
     interval is wider than that tolerance, and else *differs*.
     """
     if measured is None:
@@ -75,6 +77,8 @@ def verdict(claim: Claim | None, measured: Estimate | None, data: str, why_not_r
         return "not comparable", "no published number was found for this row"
     if data != claim.data:
         return "not comparable", f"measured on {data}, published for {claim.data} ({claim.row})"
+    if differs:
+        return "not comparable", differs
     if measured.half_width > claim.tolerance:
         return (
             "inconclusive",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import picture
 from test_reproductions import fake  # noqa: F401
 
 from reproductions import cli
@@ -178,8 +181,32 @@ def test_list_names_every_solver_paper_and_data_set(run):
     assert code == 0
     for word in (*solver_names(), "implicit, unrolled", "deepemd", "digits", "n ≤ 10"):
         assert word in out
-    assert run("data")[0] == 0
+    for word in ("miniImageNet", "SPair-71k", "Omniglot", "warped photographs"):
+        assert word in out
     assert run("--help")[0] == 0
+
+
+def test_data_says_what_a_folder_holds(run, tmp_path):
+    for name in ("miniimagenet/images/a.jpg", "omniglot/images_background/Greek/character01/b.png"):
+        picture(tmp_path / "data" / name)
+    with zipfile.ZipFile(tmp_path / "data" / "pascal.zip", "w") as archive:
+        for name in ("PF-PASCAL/JPEGImages/a.jpg", "PF-PASCAL/JPEGImages/b.jpg", "PF-PASCAL/list.csv"):
+            archive.writestr(name, "")
+    with tarfile.open(tmp_path / "data" / "SPair-71k.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("SPair-71k/a.jpg"))
+    code, out, err = run("data", "--data", "data")
+    assert code == 0, err
+    wanted = {
+        "miniImageNet": "miniimagenet, 1 images",
+        "Omniglot": "images_background, 1 images",
+        "PF-PASCAL": "pascal.zip, 2 images",
+        "SPair-71k": "SPair-71k.tar.gz",
+        "PF-WILLOW": "–",
+    }
+    for name, words in wanted.items():
+        (line,) = [line for line in out.splitlines() if line.startswith(f"│ {name} ")]
+        assert words in line
+    assert run("data", "--data", "nowhere")[0] == 2
 
 
 def test_reproduce_report_and_check(fake, run, tmp_path, monkeypatch):  # noqa: F811
@@ -207,6 +234,12 @@ def test_reproduce_report_and_check(fake, run, tmp_path, monkeypatch):  # noqa: 
     code, out, _ = run("check", "--against", "empty")
     assert code == 1
     assert "nothing to compare" in out
+
+
+def test_training_without_data_is_refused(run):
+    code, _, err = run("reproduce", "deepemd", "--train")
+    assert code == 2
+    assert "--train needs --data DIR with one of the folders miniimagenet, tiered_imagenet" in err
 
 
 def test_ctrl_c_is_one_sentence_and_exit_code_130(run, tmp_path, monkeypatch):

@@ -19,17 +19,18 @@ from reproductions.datasets.few_shot import FEW_SHOT, class_folder
 from reproductions.deepemd import train as command
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import load_encoder, pretrained_model, save_encoder, trained_model
-from reproductions.deepemd.embedding import VARIANTS, make_embedding, pyramid_nodes
+from reproductions.deepemd.embedding import VARIANTS, Embedding, make_embedding, pyramid_nodes
 from reproductions.deepemd.loading import EpisodeImages, TrainingImages, batches, draw_episodes, seed_of
 from reproductions.deepemd.machine import Machine, open_machine
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.method import nodes
+from reproductions.deepemd.patches import Fcn
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
 from reproductions.deepemd.training import nesterov
 from reproductions.deepemd.validation import episode_logits
 
 WIDTHS = (4, 4, 6, 8)
-PRETRAINING = FilePretraining(WIDTHS, epochs=3, batch=8, lr=0.05, validation=2, way=3, queries=2)
+PRETRAINING = FilePretraining(widths=WIDTHS, epochs=3, batch=8, lr=0.05, validation=2, way=3, queries=2)
 META = MetaTraining(epochs=3, steps=2, way=3, queries=2, lr=0.01, validation=2)
 HERE = Machine()
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,7 @@ def test_a_killed_training_goes_on_as_if_undisturbed(splits, tmp_path, stage):
     whole, resumed = tmp_path / "whole" / "a.pth", tmp_path / "resumed" / "a.pth"
     undisturbed = losses_of(lambda on: run(whole, on))
     assert losses_of(lambda on: run(resumed, on), kill_after=2) == undisturbed[:2]
-    assert resumed.exists(), "the best so far is there before the training ends"
+    assert not resumed.exists(), "what is not finished is not taken for an encoder"
     assert losses_of(lambda on: run(resumed, on)) == undisturbed[2:]
     assert_same(loaded(whole), loaded(resumed))
     resumed.unlink()
@@ -230,10 +231,10 @@ def test_the_pyramid_is_that_of_the_official_code(golden):
         torch.testing.assert_close(ours, nodes(stored[side]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("variant", "patches", "count"), [("fcn", 1, 25), ("fcn_pyramid", 1, 30), ("grid", 3, 3)])
+@pytest.mark.parametrize(("variant", "patches", "count"), [("fcn", 1, 25), ("pyramid", 1, 30), ("grid", 3, 3)])
 def test_nodes_are_cells_of_one_map_or_one_for_each_patch(encoder, variant, patches, count):
     images = torch.rand(2, patches, 3, 84, 84, generator=torch.Generator().manual_seed(0))
-    embedding = make_embedding(variant, "own")
+    embedding = Embedding(Fcn(), pyramid=(2, 1)) if variant == "pyramid" else make_embedding(variant, "own")
     ours = embedding(encoder.eval(), images)
     assert ours.shape == (2, count, 8)
     if patches > 1:
@@ -354,10 +355,10 @@ def test_the_command_trains_both_stages(run, tmp_path):
     code, _, said = run("--stage", "meta")
     assert code == 2
     assert "run --stage pretrain first" in said
-    code, printed, said = run("--epochs", 1, variant="fcn_pyramid")
+    code, printed, said = run("--epochs", 1, variant="grid")
     assert code == 0, said
     folder = Path("results/cache/deepemd")
-    end = trained_model(folder, "fc100", "fcn_pyramid")
+    end = trained_model(folder, "fc100", "grid")
     assert printed == f"encoder: {end}\n"
     assert "warning" not in said
     start = loaded(pretrained_model(folder, "fc100"))
@@ -381,7 +382,7 @@ def test_the_command_warns_once_of_images_shrunk_in_advance(run, tmp_path):
     ("arguments", "sentence"),
     [
         ({"dataset": "imagenet"}, "--dataset is 'imagenet', but it has to be one of miniimagenet, tieredimagenet,"),
-        ({"variant": "tree"}, "--variant is 'tree', but it has to be one of fcn, fcn_pyramid, grid, sampling"),
+        ({"variant": "tree"}, "--variant is 'tree', but it has to be one of fcn, grid, sampling"),
         ({"arguments": ["--stage", "all"]}, "--stage is 'all', but it has to be one of pretrain, meta, both"),
         ({"arguments": ["--device", "moon"]}, "there is no device 'moon'"),
         ({"arguments": ["--device", "meta"]}, "the device 'meta' is not supported"),

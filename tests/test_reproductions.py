@@ -60,6 +60,8 @@ title = "A paper of numbers"
 authors = "N. N."
 link = "https://example.org"
 needs = "numbers nobody has"
+options = "--data DIR --train"
+not_run = { "quoted for comparison" = ["s"] }
 [[table]]
 id = "published"
 title = "numbers"
@@ -170,6 +172,17 @@ def test_rows_in_parallel_are_the_rows_one_by_one(fake, tmp_path):
     pd.testing.assert_frame_equal(numbers(tmp_path / "one"), numbers(tmp_path / "two"))
 
 
+def test_networks_are_trained_before_the_rows_are_listed(fake, tmp_path):
+    path = fake / "fake" / "experiment.py"
+    path.write_text(
+        path.read_text().replace("range(3)", "range(len(TRAINED))")
+        + "\nTRAINED = []\n\ndef train(options, advance):\n    TRAINED.append(advance('training', 1.0))\n"
+    )
+    assert reproduce("fake", Options(tmp_path)).measured == 0
+    assert reproduce("fake", Options(tmp_path, train=True)).measured == 1
+    assert reproduce("fake", Options(tmp_path)).reused == 1
+
+
 def test_two_runs_do_not_write_one_folder(fake, tmp_path):
     from filelock import FileLock
 
@@ -211,7 +224,8 @@ def test_the_tables_stand_as_designed(fake, tmp_path):
     assert list(tables) == ["counts", "published"]
     assert list(tables["counts"].columns) == COLUMNS
     assert (tables["published"]["verdict"] == "not run").all()
-    assert tables["published"]["reason"].str.contains("numbers nobody has").all()
+    why = "needs numbers nobody has: matchmark reproduce fake --data DIR --train"
+    assert tables["published"].set_index("row")["reason"].to_dict() == {"r": why, "s": "quoted for comparison"}
     assert (tmp_path / "fake" / "counts.png").stat().st_size > 5000
     assert not (tmp_path / "fake" / "published.png").exists()
     text = (tmp_path / "fake" / "published.md").read_text()
@@ -280,6 +294,7 @@ def test_claims_that_break_the_schema_are_refused(tmp_path, monkeypatch):
         (CLAIMS.replace('version = "v1"\n', ""), "version"),
         (CLAIMS + '\n[[table]]\nid = "x"', "title"),
         (CLAIMS.replace('row = "s"', 'row = "r"'), "claims these cells twice"),
+        (CLAIMS.replace('["s"]', '["t"]'), "does not claim that they are not run: .'t'"),
         ("not toml", "not valid"),
     ):
         (tmp_path / "bad" / "claims.toml").write_text(text)
@@ -297,6 +312,7 @@ def test_verdicts():
     near = Estimate(65.5, 65.2, 65.8, 5000)
     assert verdict(claim, near, "miniImageNet")[0] == "agrees"
     assert verdict(claim, Estimate(60.0, 59.7, 60.3, 5000), "miniImageNet")[0] == "differs"
+    assert verdict(claim, near, "miniImageNet", differs="another encoder") == ("not comparable", "another encoder")
     assert verdict(claim, Estimate(65.5, 60.0, 71.0, 20), "miniImageNet")[0] == "inconclusive"
     assert verdict(claim, near, "digits") == (
         "not comparable",

@@ -21,6 +21,7 @@ from reproductions import UserError
 from reproductions.storage import content_hash
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
+ARCHIVES = (".tar", ".tgz", ".gz", ".zip")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises, by format, for a file that is no whole image."""
 
@@ -101,8 +102,8 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
     """
     if any((folder / name).is_dir() for name in names):
         return folder
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".tar", ".tgz", ".gz", ".zip")):
-        if _first_folder(path) not in names:
+    for path in sorted(p for p in folder.iterdir() if p.suffix in ARCHIVES):
+        if first_folder(path) not in names:
             continue
         status = path.stat()
         place = storage / content_hash(path.name, status.st_size, status.st_mtime_ns)[:16]
@@ -120,7 +121,7 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
     return None
 
 
-def _first_folder(path: Path) -> str | None:
+def first_folder(path: Path) -> str | None:
     """The folder of an archive's first entry; None where it is no archive."""
     try:
         if path.suffix == ".zip":

@@ -15,6 +15,11 @@ from reproductions import UserError
 from reproductions.datasets.files import Tree, folder_or_zip, is_image, open_tree
 from reproductions.datasets.images import ImageSet
 
+LICENCE = "MIT"
+SOURCE = (
+    "B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum, Human-level concept learning through probabilistic program"
+    " induction, 2015"
+)
 SIDE = 105
 RUNS = 20
 ITEMS = 20
@@ -97,11 +102,8 @@ def load_omniglot(folder: Path) -> ImageSet:
         images=np.stack([drawings[key] for key in order]),
         labels=np.array([position[character] for character, _ in order], dtype=np.int64),
         classes=classes,
-        licence="MIT",
-        source=(
-            "B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum, Human-level concept learning through probabilistic program"
-            f" induction, 2015; {', '.join(p.stem for p in parts)}"
-        ),
+        licence=LICENCE,
+        source=f"{SOURCE}; {', '.join(p.stem for p in parts)}",
     )
 
 

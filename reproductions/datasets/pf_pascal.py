@@ -19,6 +19,8 @@ from reproductions.datasets.correspondence import (
 )
 
 SPLITS = ("trn", "val", "test")
+LICENCE = "PASCAL VOC images (Flickr terms); annotations for academic use"
+SOURCE = "B. Ham, M. Cho, C. Schmid, J. Ponce, Proposal Flow, TPAMI 2018; pairs as split by K. Han et al., 2017"
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -45,8 +47,8 @@ def load_pf_pascal(root: Path, split: str = "test", masks: Path | None = None) -
         tier="paper",
         pairs=pairs,
         convention="image",
-        licence="PASCAL VOC images (Flickr terms); annotations for academic use",
-        source="B. Ham, M. Cho, C. Schmid, J. Ponce, Proposal Flow, TPAMI 2018; pairs as split by K. Han et al., 2017",
+        licence=LICENCE,
+        source=SOURCE,
     )
 
 

@@ -19,6 +19,8 @@ from reproductions.datasets.correspondence import (
 )
 
 KEYPOINTS = 10
+LICENCE = "academic use only"
+SOURCE = "B. Ham, M. Cho, C. Schmid, J. Ponce, Proposal Flow, CVPR 2016"
 
 
 def load_pf_willow(root: Path, masks: Path | None = None) -> KeypointPairs:
@@ -44,8 +46,8 @@ def load_pf_willow(root: Path, masks: Path | None = None) -> KeypointPairs:
         tier="paper",
         pairs=pairs,
         convention="keypoints",
-        licence="academic use only",
-        source="B. Ham, M. Cho, C. Schmid, J. Ponce, Proposal Flow, CVPR 2016",
+        licence=LICENCE,
+        source=SOURCE,
     )
 
 

@@ -19,6 +19,8 @@ from reproductions.datasets.correspondence import (
 )
 
 SPLITS = ("trn", "val", "test")
+LICENCE = "PASCAL 3D+ and PASCAL VOC images (Flickr terms); annotations for academic use"
+SOURCE = "J. Min, J. Lee, J. Ponce, M. Cho, SPair-71k: A Large-scale Benchmark for Semantic Correspondence, 2019"
 
 
 def load_spair(root: Path, split: str = "test", masks: Path | None = None) -> KeypointPairs:
@@ -42,8 +44,8 @@ def load_spair(root: Path, split: str = "test", masks: Path | None = None) -> Ke
         tier="paper",
         pairs=tuple(_pair(folder, split, layout, line, masks) for line in lines),
         convention="box",
-        licence="PASCAL 3D+ and PASCAL VOC images (Flickr terms); annotations for academic use",
-        source="J. Min, J. Lee, J. Ponce, M. Cho, SPair-71k: A Large-scale Benchmark for Semantic Correspondence, 2019",
+        licence=LICENCE,
+        source=SOURCE,
     )
 
 

@@ -12,6 +12,8 @@ from reproductions import UserError
 from reproductions.datasets.files import Tree, is_image, open_tree
 from reproductions.datasets.images import ImageSet
 
+LICENCE = "ImageNet terms of access (non-commercial research and education)"
+SOURCE = "Y. Le, X. Yang, Tiny ImageNet Visual Recognition Challenge, 2015"
 SIDE = 64
 CLASSES = 200
 BASE = 150
@@ -40,8 +42,8 @@ def load_tiny_imagenet(folder: Path, split: str, classes: tuple[str, ...]) -> Im
         images=np.stack(images),
         labels=np.repeat(np.arange(len(classes)), [len(members[c]) for c in classes]),
         classes=classes,
-        licence="ImageNet terms of access (non-commercial research and education)",
-        source=f"Y. Le, X. Yang, Tiny ImageNet Visual Recognition Challenge, 2015; {tree.path.name}",
+        licence=LICENCE,
+        source=f"{SOURCE}; {tree.path.name}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from reproductions.deepemd.method import nodes
 from reproductions.deepemd.patches import COMMON, NORMALISATIONS, Fcn, Grid, Sampling
-
-VARIANTS = ("fcn", "fcn_pyramid", "grid", "sampling")
 
 
 def pyramid_nodes(maps: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -46,13 +44,20 @@ class Embedding:
             return pyramid_nodes(maps, self.pyramid)
         return maps.mean((-2, -1)).unflatten(0, (images, count))
 
+    def on(self, dataset: str) -> Embedding:
+        """The same with this data set's means and standard deviations of the channels."""
+        normalisation = NORMALISATIONS.get(dataset, COMMON)
+        return replace(self, transform=replace(self.transform, normalisation=normalisation))
+
+
+VARIANTS = {
+    "fcn": Embedding(Fcn()),
+    "grid": Embedding(Grid((2, 3))),
+    "sampling": Embedding(Sampling(9)),
+}
+"""The encoders that are trained, and on which nodes: the official defaults. Tests may take other patches and sizes."""
+
 
 def make_embedding(variant: str, dataset: str) -> Embedding:
-    """The paper's embedding of this name on this data set, with the official default of patches and sizes."""
-    normalisation = NORMALISATIONS.get(dataset, COMMON)
-    return {
-        "fcn": Embedding(Fcn(normalisation)),
-        "fcn_pyramid": Embedding(Fcn(normalisation), pyramid=(2, 1)),
-        "grid": Embedding(Grid((2, 3), normalisation=normalisation)),
-        "sampling": Embedding(Sampling(9, normalisation)),
-    }[variant]
+    """The nodes that the encoder of this name is trained on."""
+    return VARIANTS[variant].on(dataset)

@@ -37,6 +37,11 @@ def draw_episodes(files: ImageFiles, way: int, queries: int, count: int, seed: i
         raise UserError(f"the {files.split} split of {files.title} is too small: {error}") from None
 
 
+def images_of(episode: Episode) -> Tensor:
+    """The episode's images: those of the support first, shot by shot."""
+    return torch.cat([episode.support.t().flatten(), episode.query])
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingImages(Dataset[tuple[Tensor, int]]):
     """The first patch of each image under the training transform, and its label; an epoch has patches of its own."""
@@ -74,8 +79,22 @@ class EpisodeImages(Dataset[Tensor]):
 
     def __getitem__(self, k: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of(self.seed, k))
-        indices = torch.cat([self.drawn[k].support.t().flatten(), self.drawn[k].query]).tolist()
+        indices = images_of(self.drawn[k]).tolist()
         return torch.stack([_patches(self.files, i, self.transform, self.train, generator) for i in indices])
+
+
+@dataclass(frozen=True, eq=False)
+class SplitImages(Dataset[Tensor]):
+    """Every image of a split as patches ``(P, 3, 84, 84)``, under a test transform that draws no random numbers."""
+
+    files: ImageFiles
+    transform: Transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return _patches(self.files, i, self.transform, False, torch.Generator())
 
 
 def batches(what: str, dataset: Dataset, machine: Machine, **settings: Any) -> Iterator[Any]:

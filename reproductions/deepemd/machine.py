@@ -16,6 +16,8 @@ from reproductions import UserError
 from reproductions.devices import device_of
 
 CPU = torch.device("cpu")
+WORKERS = min(8, os.cpu_count() or 1)
+"""Processes that decode images where nothing else is said."""
 PATIENCE = timedelta(days=1)
 """How long the other processes wait for the first one, which alone validates."""
 

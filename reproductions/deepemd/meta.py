@@ -16,34 +16,25 @@ from reproductions.deepemd.checkpoints import save_encoder
 from reproductions.deepemd.embedding import Embedding
 from reproductions.deepemd.loading import EpisodeImages, batches, draw_episodes, seed_of
 from reproductions.deepemd.machine import Machine
-from reproductions.deepemd.training import OnEpoch, Selection, Training, nesterov
+from reproductions.deepemd.training import FileDescent, OnEpoch, Selection, Training, nesterov
 from reproductions.deepemd.validation import episode_logits, make_validation
 from reproductions.storage import content_hash
 
 
-@dataclass(frozen=True)
-class MetaTraining:
+@dataclass(frozen=True, kw_only=True)
+class MetaTraining(FileDescent):
     """Settings of meta-training on 1-shot episodes, by default the paper's.
 
     Attributes:
         steps: of an epoch; each takes one episode, or one of every process.
-        step: epochs after which the learning rate falls by ``gamma``.
-        validation: episodes that choose the epoch.
-        amp: mixed precision of the encoder; CUDA only.
     """
 
     epochs: int = 100
     steps: int = 50
-    way: int = 5
-    queries: int = 15
     lr: float = 5e-4
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     step: int = 10
     gamma: float = 0.5
     validation: int = 1000
-    seed: int = 0
-    amp: bool = False
 
 
 def meta_train(

@@ -20,13 +20,13 @@ from reproductions.deepemd.checkpoints import save_encoder
 from reproductions.deepemd.embedding import make_embedding
 from reproductions.deepemd.loading import TrainingImages, batches
 from reproductions.deepemd.machine import Machine
-from reproductions.deepemd.training import OnEpoch, Selection, Training, nesterov
+from reproductions.deepemd.training import Descent, FileDescent, OnEpoch, Selection, Training, nesterov
 from reproductions.deepemd.validation import make_validation
 from reproductions.storage import Cache, content_hash, source_hash
 
 
-@dataclass(frozen=True)
-class Pretraining:
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Descent):
     """Settings of one pre-training run; images are resized to ``side`` and moved about at random."""
 
     classes: tuple[int, ...]
@@ -35,13 +35,10 @@ class Pretraining:
     epochs: int = 25
     batch: int = 64
     lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     rotation: float = 15.0  # degrees, either way
     zoom: float = 0.15
     shift: float = 0.12  # of the side
     flip: bool = False  # every other image, mirrored
-    seed: int = 0
 
     def resized(self, images: Tensor) -> Tensor:
         return F.interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)
@@ -127,30 +124,21 @@ def _train(
     run(lambda epoch: on_epoch(epoch.number, settings.epochs, epoch.loss))
 
 
-@dataclass(frozen=True)
-class FilePretraining:
+@dataclass(frozen=True, kw_only=True)
+class FilePretraining(FileDescent):
     """Settings of pre-training on files, by default the paper's; 84×84 crops under the FCN transform.
 
     Attributes:
         batch: images of a step, shared evenly by the processes.
-        step: epochs after which the learning rate falls by ``gamma``.
-        validation: 5-way 1-shot episodes, of ``queries`` images a class, that choose the epoch.
-        amp: mixed precision; CUDA only.
     """
 
     widths: tuple[int, ...] = (64, 160, 320, 640)
     epochs: int = 120
     batch: int = 128
     lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     step: int = 30
     gamma: float = 0.2
     validation: int = 100
-    way: int = 5
-    queries: int = 15
-    seed: int = 0
-    amp: bool = False
 
 
 def pretrain(

@@ -21,7 +21,7 @@ from reproductions.datasets.few_shot import FEW_SHOT
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import OFFICIAL_NAMES, load_encoder, pretrained_model, trained_model
 from reproductions.deepemd.embedding import VARIANTS, make_embedding
-from reproductions.deepemd.machine import open_machine
+from reproductions.deepemd.machine import WORKERS, open_machine
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
 from reproductions.deepemd.training import Epoch, OnEpoch
@@ -30,7 +30,6 @@ PRETRAINING = FilePretraining()
 META = MetaTraining()
 STAGES = ("pretrain", "meta", "both")
 OUTPUT = Path("results/cache/deepemd")
-WORKERS = min(8, os.cpu_count() or 1)
 
 app = typer.Typer(
     add_completion=False,
@@ -57,7 +56,7 @@ def main() -> None:
 def train(
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the data set's own folder.")],
     dataset: Annotated[str, typer.Option("--dataset", help="miniimagenet, tieredimagenet, cub, fc100 or cifar_fs.")],
-    variant: Annotated[str, typer.Option("--variant", help="fcn, fcn_pyramid, grid or sampling.")],
+    variant: Annotated[str, typer.Option("--variant", help="fcn, grid or sampling.")],
     stage: Annotated[str, typer.Option("--stage", help="pretrain (the same for all variants), meta or both.")] = "both",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of each stage; default 120 and 100.")] = None,

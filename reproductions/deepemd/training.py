@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,33 @@ class Epoch:
 OnEpoch = Callable[[Epoch], None]
 
 
-class Descent(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Descent:
     """Settings of stochastic gradient descent."""
 
-    @property
-    def lr(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
+    epochs: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDescent(Descent):
+    """What both trainings from files set, to the paper's values.
+
+    Attributes:
+        step: epochs after which the learning rate falls by ``gamma``.
+        validation: 1-shot episodes of ``way`` classes and ``queries`` images a class that choose the epoch.
+        amp: mixed precision of the encoder; CUDA only.
+    """
+
+    step: int
+    gamma: float
+    validation: int
+    way: int = 5
+    queries: int = 15
+    amp: bool = False
 
 
 def nesterov(model: nn.Module, settings: Descent) -> SGD:
@@ -56,7 +74,7 @@ def nesterov(model: nn.Module, settings: Descent) -> SGD:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The epoch of the highest accuracy is kept: its weights are written when it is found, and at the end.
+    """The epoch of the highest accuracy is kept, and written at the end: what is not finished is never tested.
 
     Attributes:
         module: the part of the model that is kept.
@@ -114,26 +132,23 @@ class Training:
             if not math.isfinite(mean):
                 raise UserError(f"the loss is {mean} in epoch {epoch + 1}: the training diverges with these settings")
             if self.machine.first:
-                accuracy, better = self._select(best)
+                accuracy = self._select(best)
                 self._save({"epoch": epoch + 1, "best": best, **{name: x.state_dict() for name, x in parts.items()}})
-                if self.selection is not None and better:
-                    self.selection.write()
                 on_epoch(Epoch(epoch + 1, mean, accuracy))
         if self.selection is not None and self.machine.first:
             self.selection.module.load_state_dict(best["weights"])
             self.selection.write()
         self.machine.wait()
 
-    def _select(self, best: dict[str, Any]) -> tuple[float | None, bool]:
-        """The accuracy, and whether it is the highest so far; then the weights have entered ``best``."""
+    def _select(self, best: dict[str, Any]) -> float | None:
+        """The accuracy; where it is the highest so far the weights enter ``best``."""
         if self.selection is None:
-            return None, False
+            return None
         accuracy = self.selection.accuracy()
-        better = accuracy > best.get("accuracy", -math.inf)
-        if better:
+        if accuracy > best.get("accuracy", -math.inf):
             weights = {name: x.detach().cpu().clone() for name, x in self.selection.module.state_dict().items()}
             best.update(accuracy=accuracy, weights=weights)
-        return accuracy, better
+        return accuracy
 
     def _save(self, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from reproductions.deepemd.embedding import Embedding
 from reproductions.deepemd.loading import EpisodeImages, batches, draw_episodes, seed_of
 from reproductions.deepemd.machine import Machine
 from reproductions.deepemd.method import NodeMatching
+from reproductions.deepemd.training import FileDescent
 from reproductions.metrics import few_shot_accuracy
 
 OWN = 2**32 - 1
@@ -49,20 +49,7 @@ class Validation:
         return torch.stack(accuracies).mean().item()
 
 
-class Shape(Protocol):
-    """Settings of the episodes that choose the epoch."""
-
-    @property
-    def validation(self) -> int: ...
-    @property
-    def way(self) -> int: ...
-    @property
-    def queries(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def make_validation(val: ImageFiles, embedding: Embedding, settings: Shape, machine: Machine) -> Validation:
+def make_validation(val: ImageFiles, embedding: Embedding, settings: FileDescent, machine: Machine) -> Validation:
     """The validation on episodes of this split, the same for every epoch.
 
     Raises:
