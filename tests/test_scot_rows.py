@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,4 +178,4 @@ def test_pairs_scored_before_a_kill_are_not_scored_again(tss, monkeypatch):
 def test_a_folder_without_tss_has_no_rows_of_it(tmp_path):
     assert list(flow_rows.rows(Options(tmp_path))) == []
     (tmp_path / "data").mkdir()
-    assert list(flow_rows.rows(replace(Options(tmp_path), data=tmp_path / "data"))) == []
+    assert list(flow_rows.rows(Options(tmp_path, tmp_path / "data"))) == []
