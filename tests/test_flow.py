@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 
 import numpy as np
@@ -10,7 +11,7 @@ from test_correspondence_data import picture, refuses
 
 from reproductions import UserError
 from reproductions.datasets.flow import flow_accuracy, known, read_flow, write_flow
-from reproductions.datasets.tss import load_tss
+from reproductions.datasets.tss import content, load_tss
 
 
 def test_a_flow_is_read_as_it_was_written(tmp_path):
@@ -98,6 +99,18 @@ def test_tss_finds_the_flow_and_mask_of_the_target(tss):
     assert (forth.flow, forth.mask) == (folder / "flow1.flo", folder / "mask1.png")
     assert (forth.flip_source, back.flip_source) == (False, True)
     assert (back.flow.name, back.mask.name, back.subset) == ("flow2.flo", "mask2.png", "JODS")
+
+
+def test_the_hash_of_tss_is_that_of_its_flows_wherever_they_lie(tss, tmp_path):
+    before = content(load_tss(tss))
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tss / "TSS", moved / "TSS")
+    assert content(load_tss(moved)) == before
+    write_flow(tmp_path / "other" / "flow1.flo", np.ones((6, 8, 2)))
+    shutil.copytree(tss / "TSS", tmp_path / "other" / "TSS")
+    shutil.copy(tmp_path / "other" / "flow1.flo", tmp_path / "other" / "TSS" / "JODS" / "plane")
+    assert content(load_tss(tmp_path / "other")) != before
+    assert content(load_tss(moved)[:1]) != before
 
 
 def test_tss_names_the_file_that_is_wrong(tss):

@@ -15,6 +15,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from reproductions import UserError
+from reproductions.datasets.files import decode
 from reproductions.storage import content_hash
 
 Convention = Literal["image", "keypoints", "box"]
@@ -87,19 +88,13 @@ class KeypointPairs:
         return tuple(sorted({p.category for p in self.pairs}))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Pixels of an image file, uint8 ``(H, W, 3)``.
+def read_image(path: Path, mode: str = "RGB") -> np.ndarray:
+    """Pixels of an image file in a colour mode, uint8: ``(H, W, 3)``, and ``(H, W)`` of "L".
 
     Raises:
         UserError: the file is missing, truncated or no image.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"the image {path} is missing") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls some broken PNG files a SyntaxError
-        raise UserError(f"the image {path} cannot be read ({error}): copy it again") from error
+    return np.array(decode(path, str(path), mode))
 
 
 @lru_cache(maxsize=8192)

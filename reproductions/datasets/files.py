@@ -41,8 +41,10 @@ def decode(source: Path | bytes, name: str, mode: str = "RGB") -> Image.Image:
     try:
         with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
             return image.convert(mode)
+    except FileNotFoundError as error:
+        raise UserError(f"the image {name} is missing") from error
     except UNREADABLE as error:
-        raise UserError(f"{name} is truncated, broken or missing: put a whole image there") from error
+        raise UserError(f"{name} is truncated or broken: put a whole image there") from error
 
 
 @dataclass(frozen=True)

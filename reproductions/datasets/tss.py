@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from reproductions import UserError
 from reproductions.datasets.correspondence import existing, read_columns
+from reproductions.storage import content_hash
 
 SUBSETS = ("FG3DCar", "JODS", "PASCAL")
 
@@ -54,6 +57,17 @@ def load_tss(root: Path) -> tuple[FlowPair, ...]:
             )
         )
     return tuple(pairs)
+
+
+def content(pairs: Sequence[FlowPair]) -> str:
+    """Hash of file names, directions and flows: what the numbers were really measured on."""
+    names = [["/".join(path.parts[-3:]) for path in (p.source, p.target)] for p in pairs]  # not the user's own folders
+    return content_hash(names, [[p.flip_source, _hash(p.flow)] for p in pairs])
+
+
+@cache  # a run asks for each again
+def _hash(path: Path) -> str:
+    return content_hash(path.read_bytes())
 
 
 def _image(table: Path, line: int, name: str) -> Path:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from reproductions import UserError
-from reproductions.datasets.correspondence import read_image
+from reproductions.datasets.correspondence import image_size
 from reproductions.datasets.flow import flow_accuracy, read_flow
 from reproductions.datasets.tss import FlowPair
 from reproductions.scot.backbones import Backbone
 from reproductions.scot.cells import Cells
-from reproductions.scot.hyperpixels import hyperpixels
+from reproductions.scot.hyperpixels import Masses
 from reproductions.scot.images import SIDE
 from reproductions.scot.method import Hyperpixels, Matching
+from reproductions.scot.views import View, cells_of
 
 THRESHOLD = 5.0  # percent of the longer side: the radius of TSS's main number
 AT_ONCE = 2**21  # pairs of points and cells
@@ -26,7 +25,7 @@ def evaluate_pair(
     pair: FlowPair,
     backbone: Backbone,
     matching: Matching,
-    masses: Literal["uniform", "activation"] = "activation",
+    masses: Masses = "activation",
     side: int = SIDE,
 ) -> float:
     """Percent of the pixels of known flow whose end point is off by at most 5 % of the longer side.
@@ -34,11 +33,9 @@ def evaluate_pair(
     Raises:
         UserError: a file that is missing or broken, a flow of another size than its image, too small an image.
     """
-    source, target = read_image(pair.source), read_image(pair.target)
-    if pair.flip_source:
-        source = np.ascontiguousarray(source[:, ::-1])
-    (s, source_ratio), (t, target_ratio) = (hyperpixels(backbone, x, masses, side=side) for x in (source, target))
-    flow = dense_flow(s, t, matching, source_ratio, target_ratio, target.shape[:2])
+    views = View.of_file(pair.source, pair.flip_source), View.of_file(pair.target)
+    (s, source_ratio), (t, target_ratio) = (cells_of(view, backbone, masses, side) for view in views)
+    flow = dense_flow(s, t, matching, source_ratio, target_ratio, image_size(pair.target))
     try:
         return flow_accuracy(flow, read_flow(pair.flow), THRESHOLD)
     except ValueError as error:

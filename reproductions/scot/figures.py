@@ -22,12 +22,12 @@ from reproductions.scot.method import Hyperpixels
 RIGHT, WRONG = "#1a9850", "#e31a1c"
 FADED = 0.3  # towards white, so that lines stand out
 GAP = 12  # pixels between the two images
-WIDTH, PANEL, DPI = 8.0, 2.8, 110  # inches of a comparison and of a panel of plans
-PANELS = 4  # in a row
+WIDTH, PANEL, DPI = 8.0, 2.6, 110  # inches of a comparison and of a panel of plans
+PANELS = 3  # in a row
 PALETTE = 192  # colours of the photographs: a file of a third of the size
 STYLE = {**sns.axes_style("white"), **sns.plotting_context("notebook")}
 SHADES = np.linspace(0, 1, 256)
-HEAT = ListedColormap(np.column_stack([mpl.colormaps["inferno"](SHADES)[:, :3], 0.9 * SHADES]))
+HEAT = ListedColormap(np.column_stack([mpl.colormaps["inferno"](SHADES)[:, :3], 0.9 * np.sqrt(SHADES)]))
 
 
 def draw_matches(
@@ -103,7 +103,7 @@ def draw_plan(
 ) -> bytes:
     """A PNG of the source with some points marked, then of the target under the mass that each point's cell sends.
 
-    Each heat map is scaled to its own maximum, which a cross marks.
+    Each heat map is scaled to its own maximum, which a ring surrounds.
 
     Args:
         source_image: bytes ``(H, W, 3)``, of any size: it is drawn in the frame of the cells.
@@ -132,7 +132,9 @@ def draw_plan(
             heat, extent = _on_grid(target.cells, mass / mass.max())
             axes.imshow(heat, extent=extent, cmap=HEAT, vmin=0, vmax=1, interpolation="bilinear")
             _frame(axes, target.cells.size)
-            axes.plot(*target.cells.centres[mass.argmax()].tolist(), "+", color="white", ms=9, mew=1.5)
+            x, y = target.cells.centres[mass.argmax()].tolist()
+            for colour, thickness in (("black", 2.4), ("white", 1.1)):  # seen on dark and on bright ground
+                axes.plot(x, y, "o", mfc="none", mec=colour, ms=17, mew=thickness, clip_on=False)
             axes.set_title(f"{k}: half the mass on {half} of {len(mass)} cells", fontsize=9)
             panels[0].plot(*point, "o", color=RIGHT, mec="white", ms=13, clip_on=False)
             panels[0].text(*point, str(k), color="white", fontsize=9, ha="center", va="center_baseline")

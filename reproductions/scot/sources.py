@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from reproductions.datasets.correspondence import KeypointPair, KeypointPairs, read_image
-from reproductions.datasets.files import decode, unpacked
+from reproductions.datasets.correspondence import KeypointPairs
+from reproductions.datasets.files import unpacked
 from reproductions.datasets.pf_pascal import load_pf_pascal
 from reproductions.datasets.pf_willow import load_pf_willow
 from reproductions.datasets.spair import load_spair
 from reproductions.datasets.warped import ImagePair, load_stereo_motorcycle, load_warped_photographs
+from reproductions.scot.views import View
 from reproductions.storage import content_hash
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """One image of a pair.
-
-    Attributes:
-        key: what tells it from the other images.
-        pixels: reads it, ``(H, W, 3)`` of bytes.
-        mask: reads its foreground map, ``(H, W)`` of bytes; None where it has none.
-    """
-
-    key: str
-    pixels: Callable[[], np.ndarray]
-    mask: Callable[[], np.ndarray] | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Pair:
-    """Two views, the keypoints of both ``(K, 2)``, and τ in pixels of the target."""
+    """Two views, the keypoints of both ``(K, 2)``, τ in pixels of the target, and the class of the object."""
 
     source: View
     target: View
     source_keypoints: np.ndarray
     target_keypoints: np.ndarray
     threshold: float
+    category: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +48,15 @@ class Source:
     pairs: tuple[Pair, ...]
     sha256: str
     masks: bool = False
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(sorted({p.category for p in self.pairs}))
+
+
+def all_sources(data: Path | None, storage: Path) -> tuple[Source, ...]:
+    """The embedded pairs, and what a folder of the user's holds."""
+    return embedded() if data is None else (*embedded(), *on_disk(data, storage))
 
 
 @cache
@@ -113,24 +109,14 @@ def _in_memory(name: str, title: str, pairs: Sequence[ImagePair]) -> Source:
 def _from_files(given: KeypointPairs, convention: str) -> Source:
     pairs = [
         Pair(
-            _view(p, p.source, p.source_mask),
-            _view(p, p.target, p.target_mask),
+            View.of_file(p.source, p.flip, p.source_mask),
+            View.of_file(p.target, p.flip, p.target_mask),
             p.source_keypoints,
             p.target_keypoints,
             p.threshold,
+            p.category,
         )
         for p in given.pairs
     ]
     masks = all(p.source_mask is not None and p.target_mask is not None for p in given.pairs)
     return Source(given.name, given.title, "paper", convention, tuple(pairs), given.sha256, masks)
-
-
-def _view(pair: KeypointPair, path: Path, mask: Path | None) -> View:
-    def turned(x: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(x[:, ::-1]) if pair.flip else x
-
-    return View(
-        f"{path}{' mirrored' if pair.flip else ''}",
-        lambda: turned(read_image(path)),
-        None if mask is None else lambda: turned(np.array(decode(mask, str(mask), "L"))),
-    )
