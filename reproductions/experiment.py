@@ -193,11 +193,11 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
     missing = [k for k, known in enumerate(stored) if known is None and not rows[k].missing]
     outcome = Outcome(published, reused=sum(known is not None for known in stored), measured=len(missing))
 
-    def write() -> None:
+    def write(draw: bool = True) -> None:
         results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
         outcome.results = results + _not_run(published, rows)
         records, claims = [r.record() for r in outcome.results], [r.row.claim for r in outcome.results]
-        write_tables(published, records, claims, options.results / paper)
+        write_tables(published, records, claims, options.results / paper, draw)
 
     if missing:
         tiers = ", ".join(dict.fromkeys(rows[k].tier for k in missing))
@@ -210,7 +210,7 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
             options.cache.write_json("rows", keys[k], known)
             record.fields["rows"].append({**rows[k].identity, "samples": list(samples), **known})
             record.write()
-            write()
+            write(draw=False)
         record.finish()
     write()
     pictures = getattr(experiment, "pictures", None)

@@ -21,10 +21,13 @@ COLUMNS = [
     "paper", "table", "row", "column", "metric", "unit", "tier", "data", "solver", "settings", "measured", "ci_low",
     "ci_high", "n", "published", "published_ci", "tolerance", "verdict", "reason", "seconds", "run",
 ]  # fmt: skip
+PANELS = 8  # columns that are drawn side by side
 NUMBERS = ("measured", "ci_low", "ci_high", "published", "published_ci", "tolerance", "seconds")
 
 
-def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequence[Claim | None], folder: Path) -> None:
+def write_tables(
+    paper: Paper, records: Sequence[dict[str, Any]], claims: Sequence[Claim | None], folder: Path, draw: bool = True
+) -> None:
     """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows.
 
     What a table on disk has from data that this run was not given, or from software it lacks, stays in it.
@@ -34,6 +37,7 @@ def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequen
         records: one row of a table each, with the keys ``COLUMNS``.
         claims: the published number beside each record, None where there is none.
         folder: where the files go.
+        draw: the figures too; they take longer than the tables.
     """
     frame = pd.DataFrame(records, columns=COLUMNS).astype({"n": "Int64", **dict.fromkeys(NUMBERS, float)})
     for name, measured_now in frame.groupby("table", sort=False):
@@ -44,7 +48,7 @@ def write_tables(paper: Paper, records: Sequence[dict[str, Any]], claims: Sequen
             folder / f"{name}.csv": table.to_csv(index=False, lineterminator="\n"),
             folder / f"{name}.md": markdown(paper, str(name), table, beside),
         }
-        if table["measured"].notna().any():
+        if draw and table["measured"].notna().any():
             files[folder / f"{name}.png"] = figure(str(name), table)
         for path, content in files.items():
             write_atomically(path, content)
@@ -129,34 +133,58 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
 
 
 def figure(name: str, table: pd.DataFrame) -> bytes:
-    """Horizontal bars with 95 % intervals, one panel a column, as a PNG."""
+    """Horizontal bars with 95 % intervals, one panel a column, as a PNG; a heat map where columns are many."""
     measured = table[table["measured"].notna()]
-    columns = list(measured["column"].unique())
-    names = list(measured["row"].unique())
-    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
-        fig = Figure(figsize=(2.4 + 3.6 * len(columns), 1.3 + 0.45 * len(names)), layout="constrained")
-        panels = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for panel, column in zip(panels, columns, strict=True):
-            part = measured[measured["column"] == column].set_index("row").reindex(names)
-            centre = part["measured"]
-            error = [centre - part["ci_low"], part["ci_high"] - centre]
-            panel.barh(names, centre, xerr=error, color=[colours[n] for n in names], error_kw={"capsize": 3})
-            metric = METRICS[part["metric"].dropna().iloc[0]]
-            texts = ["" if pd.isna(v) else f"{v:{metric.form}}" for v in centre]
-            if (centre.dropna() < centre.max() / 8).any():  # too short to write into
-                panel.bar_label(panel.containers[-1], texts, padding=14)
-                panel.margins(x=0.25)
-            else:
-                panel.bar_label(panel.containers[-1], texts, label_type="center", color="white")
-            panel.set_title(column)
-            panel.set_xlabel(f"{metric.title} ({metric.unit})")
-            panel.grid(axis="y", visible=False)
-        panels[0].invert_yaxis()
+        fig = (_heat_map if measured["column"].nunique() > PANELS else _bars)(measured)
         fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _heat_map(measured: pd.DataFrame) -> Figure:
+    """Rows by columns; what the columns' names share stands below."""
+    metric = METRICS[measured["metric"].iloc[0]]
+    names, columns = measured["row"].unique(), measured["column"].unique()
+    values = measured.pivot(index="row", columns="column", values="measured").loc[names, columns]
+    shared, *others = {c.rpartition(", ")[0] for c in columns}
+    if not others:
+        values.columns = [c.rpartition(", ")[2] for c in columns]
+    fig = Figure(figsize=(3.5 + 0.55 * len(columns), 1.9 + 0.45 * len(names)), layout="constrained")
+    axes = fig.subplots()
+    label = {"label": f"{metric.title} ({metric.unit})"}
+    sns.heatmap(values, annot=True, fmt=".0f", cmap="rocket", ax=axes, cbar_kws=label, annot_kws={"size": 9})
+    axes.set(xlabel="" if others else shared, ylabel="")
+    axes.tick_params(axis="x", rotation=60)
+    axes.tick_params(axis="y", rotation=0)
+    return fig
+
+
+def _bars(measured: pd.DataFrame) -> Figure:
+    """A panel a column."""
+    columns = list(measured["column"].unique())
+    names = list(measured["row"].unique())
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    fig = Figure(figsize=(2.4 + 3.6 * len(columns), 1.3 + 0.45 * len(names)), layout="constrained")
+    panels = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for panel, column in zip(panels, columns, strict=True):
+        part = measured[measured["column"] == column].set_index("row").reindex(names)
+        centre = part["measured"]
+        error = [centre - part["ci_low"], part["ci_high"] - centre]
+        panel.barh(names, centre, xerr=error, color=[colours[n] for n in names], error_kw={"capsize": 3})
+        metric = METRICS[part["metric"].dropna().iloc[0]]
+        texts = ["" if pd.isna(v) else f"{v:{metric.form}}" for v in centre]
+        if (centre.dropna() < centre.max() / 8).any():  # too short to write into
+            panel.bar_label(panel.containers[-1], texts, padding=14)
+            panel.margins(x=0.25)
+        else:
+            panel.bar_label(panel.containers[-1], texts, label_type="center", color="white")
+        panel.set_title(column)
+        panel.set_xlabel(f"{metric.title} ({metric.unit})")
+        panel.grid(axis="y", visible=False)
+    panels[0].invert_yaxis()
+    return fig
 
 
 def write_report(results: Path) -> Path:

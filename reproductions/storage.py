@@ -88,8 +88,9 @@ class Cache:
     def tensors(self, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Named tensors, made once: a second process that asks for them waits for the first."""
         path = self.path(kind, key, ".safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        lock = self.path("locks", key, ".lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
             try:
                 return safetensors.torch.load(path.read_bytes())
             except (FileNotFoundError, safetensors.SafetensorError):

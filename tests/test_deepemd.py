@@ -185,7 +185,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(tin
     assert seen == [3]
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     assert pretrained_encoder(*tiny, cache, kill).state_dict().keys() == whole.keys()
-    assert len(list((tmp_path / "resumed").rglob("*.*"))) == 1, "the checkpoint of a finished training is removed"
+    assert len(list((tmp_path / "resumed" / "weights").iterdir())) == 1, "a finished training's state is removed"
 
 
 def test_damaged_weights_are_trained_again(tiny, tmp_path):
@@ -265,7 +265,7 @@ def test_every_row_of_the_digits_belongs_to_a_task_and_a_method():
     tasks = {(r.column, r.row) for r in found}
     assert ("5-way 5-shot", "EMD, structured layer, step 100") in tasks
     assert ("5-way 1-shot", "EMD, structured layer, step 100") not in tasks, "one image is its own mean"
-    assert {r.settings["episodes"] for r in found} == {600, experiment.FITTED}
+    assert {r.settings["episodes"] for r in found if r.table == "few_shot_digits"} == {600, experiment.FITTED}
     published = {(r.row, r.column): r.claim.row for r in found if r.claim is not None}
     assert published["EMD, cross-reference weights", "5-way 1-shot"] == "DeepEMD (5x5)"
     assert ("EMD, cross-reference weights", "5-way 5-shot") not in published, "published with a structured layer"
@@ -295,7 +295,7 @@ def test_studies_of_a_folder(tmp_path):
     images, labels = omniglot.base
     assert images.shape == (45, 1, 105, 105)
     assert labels.unique().tolist() == list(range(15))
-    runs, one_shot, _ = omniglot.tasks
+    runs, one_shot, _, _ = omniglot.tasks
     assert omniglot.images(runs).shape == (800, 1, 105, 105)
     assert omniglot.images(one_shot).shape == (27, 1, 105, 105)
     drawn = omniglot.episodes(runs, seed=0)

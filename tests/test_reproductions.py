@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import reproductions
 from reproductions import UserError, experiment, provenance
@@ -24,7 +26,7 @@ from reproductions.datasets import DATASETS, digits, load_digits
 from reproductions.experiment import Options, Row, load_experiment, reproduce
 from reproductions.gate import compare, reference_tables
 from reproductions.metrics import METRICS
-from reproductions.report import COLUMNS, markdown, read_tables, write_report
+from reproductions.report import COLUMNS, figure, markdown, read_tables, write_report
 from reproductions.statistics import Estimate, mean_interval, verdict
 from reproductions.storage import content_hash, write_atomically
 
@@ -256,6 +258,36 @@ def test_what_was_measured_on_data_of_the_user_stays(fake, tmp_path):
     path.write_text("broken")
     reproduce("fake", Options(tmp_path))
     assert set(pd.read_csv(path)["verdict"]) == {"not run"}
+
+
+def test_what_was_measured_with_software_that_is_not_here_stays(fake, tmp_path, monkeypatch):
+    module = load_experiment("fake")
+    rows = module.rows(Options(tmp_path))
+    reproduce("fake", Options(tmp_path))
+    lacking = [replace(r, missing="needs a solver: pip install it") if r.row == "row 1" else r for r in rows]
+    monkeypatch.setattr(module, "rows", lambda options: lacking)
+    for entry in (tmp_path / "cache" / "rows").iterdir():
+        entry.unlink()
+    reproduce("fake", Options(tmp_path))
+    assert numbers(tmp_path).set_index("row").loc["row 1", "measured"] == pytest.approx(11.5)
+    (tmp_path / "fake" / "counts.csv").unlink()
+    reproduce("fake", Options(tmp_path))
+    table = numbers(tmp_path).set_index("row")
+    assert table.loc["row 1", "verdict"] == "not run"
+    assert table.loc["row 1", "reason"] == "needs a solver: pip install it"
+    assert table.loc["row 2", "measured"] == pytest.approx(21.5)
+
+
+def test_a_table_of_many_columns_is_drawn_as_a_heat_map():
+    wide = pd.DataFrame(
+        [
+            {"row": r, "column": f"PCK, class {c}", "metric": "pck", "measured": 10.0 * c + r, "data": "d", "tier": "t"}
+            for r in range(2)
+            for c in range(12)
+        ]
+    )
+    image = Image.open(io.BytesIO(figure("wide", wide)))
+    assert image.width < 2000
 
 
 def test_the_report_escapes_what_comes_from_files(fake, tmp_path):

@@ -53,7 +53,6 @@ PUBLISHED = {
     "pooled Euclidean prototypes": "ProtoNet",
 }
 
-
 train = encoders.train
 
 
@@ -63,7 +62,7 @@ def rows(options: Options) -> list[Row]:
         official.rows(options)
         + [
             Row(
-                table=study.table,
+                table=f"{study.table}_gains" if "less" in settings else study.table,
                 row=method,
                 column=task.column,
                 metric="accuracy_gain" if "less" in settings else "few_shot_accuracy",

@@ -107,8 +107,8 @@ def studies(data: Path | None) -> tuple[Study, ...]:
 
 
 def study_of(table: str, options: Options) -> Study:
-    """The study whose table it is."""
-    return next(s for s in studies(options.data) if s.table == table)
+    """The study whose table it is, of accuracies or of gains."""
+    return next(s for s in studies(options.data) if s.table == table.removesuffix("_gains"))
 
 
 def encoder(study: Study, options: Options, on_epoch: Callable[[int, int, float], None] = lambda *_: None) -> ResNet12:

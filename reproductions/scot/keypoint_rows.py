@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from reproductions.claims import load_paper
@@ -116,7 +115,5 @@ def _transferred(row: Row, source: Source, options: Options, advance: Callable[[
             advance((k + 1) / len(source.pairs))
         return found
 
-    options.cache.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(options.cache.folder / f"keypoints-{key[:16]}.lock"):  # rows that read the same may run beside
-        tensors = options.cache.tensors("keypoints", key, made)
+    tensors = options.cache.tensors("keypoints", key, made)
     return [tensors[str(k)] for k in range(len(source.pairs))]
