@@ -49,7 +49,7 @@ def by_pairs(optimum: Optimum, query: Tensor, prototype: Tensor) -> Tensor:
     """Logits as of ``NodeMatching``, the optimal costs found by another solver."""
     S = similarity(query, prototype)
     s, d = (scaled(w) for w in cross_reference_weights(query, prototype))
-    value = optimum((1 - S).flatten(0, 1), s.flatten(0, 1), d.flatten(0, 1)).unflatten(0, S.shape[:2])
+    value = optimum(*(x.flatten(0, 1).cpu() for x in (1 - S, s, d))).unflatten(0, S.shape[:2])  # solvers of the CPU
     return TEMPERATURE * (1 - value.to(S) / S.shape[-1])
 
 

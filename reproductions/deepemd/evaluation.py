@@ -9,7 +9,6 @@ from math import isqrt
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from reproductions.datasets.image_files import ImageFiles
@@ -89,9 +88,7 @@ class Nodes:
             loaded = batches("encoding", images, self.machine, batch_size=size)
             return {"nodes": torch.cat([self._encoded(part, cut).cpu() for cut in loaded])}
 
-        self.cache.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.cache.folder / f"nodes-{key[:16]}.lock"):  # other rows may be measured beside
-            return self.cache.tensors("nodes", key, made)["nodes"]
+        return self.cache.tensors("nodes", key, made)["nodes"]
 
     def _encoded(self, part: Embedding, cut: Tensor) -> Tensor:
         images = max(1, AT_ONCE // cut.shape[1])
