@@ -23,7 +23,7 @@ from reproductions.storage import content_hash, source_hash
 
 BATCH = 8  # episodes whose transport problems go to the solver in one call
 DRAWN = 4  # queries of which the flows are drawn
-FITTED = 24  # episodes of a fitted layer: each takes 100 passes over its support images
+FITTED = 16  # episodes of a fitted layer: each takes 100 passes over its support images
 
 SINKHORN = {"reg": 0.05, "tolerance": 1e-4}
 CROSS = {"weights": "cross_reference"}
