@@ -83,7 +83,7 @@ def rows(options: Options) -> list[Row]:
 
 
 def prepare(options: Options, advance: Advance) -> None:
-    """Train the encoders on the base classes: a minute for the digits, some twenty for Tiny-ImageNet, on two cores."""
+    """Train the encoders on the base classes: a minute for the digits, half an hour for Tiny-ImageNet, on two cores."""
     for study in studies(options.data):
 
         def on_epoch(epoch: int, epochs: int, loss: float, study: Study = study) -> None:

@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 STYLE = {**sns.axes_style("white"), **sns.plotting_context("notebook")}
 DPI = 110
@@ -69,6 +70,9 @@ def draw_accuracy_against_time(table: pd.DataFrame, accuracy: str, time: str) ->
                 label=f"{name} (n = {v['n']:.0f})",
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="time of an episode (ms, 95 %)", ylabel=f"{accuracy} accuracy (%, 95 %)")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
         return _png(fig)
