@@ -54,11 +54,11 @@ class Network:
 
 
 NETWORKS = {
-    # The last block at stride 8 and all those after the first three at stride 16.
+    # A block at stride 8 and all those after the first three at stride 16.
     "MobileNetV2": Network(
         Backbone(
             "mobilenetv2_100",
-            (5, 9, 10, 11, 12, 13, 14, 15, 16),
+            (4, 9, 10, 11, 12, 13, 14, 15, 16),
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
             options=(("pad_type", "same"),),
