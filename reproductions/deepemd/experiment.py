@@ -13,8 +13,9 @@ from reproductions.claims import Claim, load_paper
 from reproductions.deepemd import encoders, official, solver_table
 from reproductions.deepemd.embedding import pyramid_nodes
 from reproductions.deepemd.episodes import Episode
+from reproductions.deepemd.evaluation import LOGITS
 from reproductions.deepemd.figures import draw_accuracy_against_time, draw_flows
-from reproductions.deepemd.method import NodeMatching, fused_logits, neighbour_logits, nodes, pooled_logits, similarity
+from reproductions.deepemd.method import NodeMatching, nodes, similarity
 from reproductions.deepemd.structured_layer import StructuredLayer, random_orders
 from reproductions.deepemd.studies import QUERIES, Study, Task, encoder, feature_maps, studies, study_of
 from reproductions.experiment import Advance, Options, Row
@@ -112,8 +113,9 @@ def pictures(options: Options) -> dict[str, bytes]:
     """The flows of some queries of each small data set to their nearest class, and accuracy against time, as PNG."""
     drawn = {f"{study.table}_flows": _flows(study, options) for study in studies(options.data)}
     table = pd.read_csv(options.results / "deepemd" / f"{solver_table.TABLE}.csv")
-    accuracy, time, _ = table["column"].unique()
-    return drawn | {"solvers_accuracy_time": draw_accuracy_against_time(table, accuracy, time)}
+    columns = table.drop_duplicates("metric").set_index("metric")["column"]
+    picture = draw_accuracy_against_time(table, columns["few_shot_accuracy"], columns["episode_time"])
+    return drawn | {"solvers_accuracy_time": picture}
 
 
 def _flows(study: Study, options: Options) -> bytes:
@@ -121,15 +123,15 @@ def _flows(study: Study, options: Options) -> bytes:
     images, maps = study.images(task), feature_maps(study, task, options)
     episode = study.episodes(task, options.seed)[0]
     features, query = nodes(maps), episode.query[:: len(episode.query) // DRAWN][:DRAWN]
-    matching, prototype = NodeMatching(), features[episode.support[:, 0]]
+    prototype = features[episode.support[:, 0]]
     S = similarity(features[query], prototype)
-    plan = matching.solution(features[query], prototype, S).plan
+    solution = NodeMatching().solution(features[query], prototype, S)
+    plan = solution.plan
     assert isinstance(plan, Tensor)
-    logits = matching.logits(features[query], prototype)
     grey = images.float().mean(1)
     grey = (grey - grey.amin((-2, -1), True)) / (grey.amax((-2, -1), True) - grey.amin((-2, -1), True)).clamp(min=1e-6)
     pairs = []
-    for k, best in enumerate(logits.argmax(-1).tolist()):
+    for k, best in enumerate(solution.value.argmin(-1).tolist()):
         right = best == episode.labels[(episode.query == query[k]).nonzero()[0, 0]]
         title = f"query {k + 1} and the class it is taken for: {'right' if right else 'wrong'}"
         two = grey[query[k]].numpy(), grey[episode.support[best, 0]].numpy()
@@ -169,12 +171,8 @@ def _logits(solver: str, settings: dict[str, Any], features: Tensor, part: list[
     prototype = features[index].mean(2)
     settings = {k: v for k, v in settings.items() if k != "pyramid"}
     metric = settings.pop("metric", None)
-    if metric == "nearest nodes":
-        return neighbour_logits(query, prototype)
-    if metric == "prediction fusion":
-        return fused_logits(query, prototype)
     if metric is not None:
-        return pooled_logits(query, prototype, metric)
+        return LOGITS[metric](query, prototype)
     if (lr := settings.pop("layer_lr", None)) is not None:
         prototype = _fitted(StructuredLayer(lr=lr), features, index, options)
     weights = settings.pop("weights")
