@@ -24,9 +24,10 @@ from reproductions.claims import Claim, Paper, load_paper
 from reproductions.metrics import METRICS
 from reproductions.provenance import RunRecord, library_versions
 from reproductions.report import write_tables
-from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, verdict
+from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, student_interval, verdict
 from reproductions.storage import Cache, content_hash, source_hash, write_atomically
 
+INTERVALS = {"normal": mean_interval, "bootstrap": bootstrap_interval, "student": student_interval}
 Advance = Callable[[str, float], None]
 """Told what is being done and which fraction of it is finished."""
 
@@ -248,7 +249,7 @@ def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> 
 
 
 def _estimate(row: Row, samples: Sequence[float]) -> Estimate:
-    return (bootstrap_interval if METRICS[row.metric].bootstrap else mean_interval)(samples)
+    return INTERVALS[METRICS[row.metric].interval](samples)
 
 
 def _key(row: Row, options: Options) -> str:

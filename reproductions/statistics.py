@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from reproductions.claims import Claim
 
@@ -53,6 +54,19 @@ def bootstrap_interval(samples: Sequence[float] | np.ndarray, seed: int = 0, res
     means = np.concatenate([x[rng.integers(x.size, size=(n, x.size))].mean(1) for n in counts])
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(x.mean().item(), low.item(), high.item(), x.size)
+
+
+def student_interval(samples: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean ± t s/√n of a few independent runs, s with n − 1 and t Student's 97.5 % quantile.
+
+    Raises:
+        ValueError: fewer than two samples, or one that is not finite.
+    """
+    x = _finite(samples)
+    if x.size < 2:
+        raise ValueError("the interval of a mean over runs needs two of them at least")
+    half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    return Estimate(x.mean().item(), (x.mean() - half).item(), (x.mean() + half).item(), x.size)
 
 
 def _finite(samples: Sequence[float] | np.ndarray) -> np.ndarray:
