@@ -1,0 +1,1 @@
+"""Features of images and of texts that several papers share."""
