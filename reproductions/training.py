@@ -45,9 +45,8 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: names or shapes are not those of this model.
     """
-    model.load_state_dict(
-        {name: x for name, x in model.state_dict().items() if name not in trained_state(model)} | state
-    )
+    trained = trained_state(model)
+    model.load_state_dict({name: x for name, x in model.state_dict().items() if name not in trained} | state)
 
 
 class Average:
@@ -93,8 +92,8 @@ class Training:
     """A model, how it is trained, and the file of the state from which a killed training goes on.
 
     Attributes:
-        losses: the losses of an epoch from one of its steps on (both from 0); each is asked for when the step before it
-            is done. To go on inside an epoch as if undisturbed, none may depend on random numbers drawn before its step.
+        losses: the losses of an epoch from one of its steps on (both from 0); each is asked for when the step before
+            it is done, and depends on no random numbers drawn before.
         state: names a file of this very training, of no other settings or data.
         schedules: of the learning rates, by the epoch.
         step_schedules: of the learning rates, by the step.
@@ -183,14 +182,13 @@ class Training:
         """Write what going on with this epoch takes, of which these losses are known."""
         if not self.machine.first:
             return
-        parts = (*self.optimizers, *self.schedules, *self.step_schedules, scaler)
         state = {
             "epoch": epoch,
-            "losses": [x.item() for x in losses],
+            "losses": torch.stack(losses).cpu() if losses else torch.empty(0),
             "best": best,
             "model": trained_state(self.model),
             "average": None if self.average is None else trained_state(self.average.module),
-            "parts": [part.state_dict() for part in parts],
+            "parts": [part.state_dict() for part in self._parts(scaler)],
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -205,10 +203,12 @@ class Training:
         load_trained_state(self.model, state["model"])
         if self.average is not None:
             load_trained_state(self.average.module, state["average"])
-        parts = (*self.optimizers, *self.schedules, *self.step_schedules, scaler)
-        for part, held in zip(parts, state["parts"], strict=True):
+        for part, held in zip(self._parts(scaler), state["parts"], strict=True):
             part.load_state_dict(held)
-        return state["epoch"], [torch.tensor(x, device=self.machine.device) for x in state["losses"]], state["best"]
+        return state["epoch"], list(state["losses"].to(self.machine.device)), state["best"]
+
+    def _parts(self, scaler: torch.amp.GradScaler) -> tuple[Any, ...]:
+        return (*self.optimizers, *self.schedules, *self.step_schedules, scaler)
 
 
 def _mean(losses: list[Tensor], epoch: int) -> float:
