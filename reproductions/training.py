@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,8 +135,10 @@ class Training:
                 if self.every is not None and len(losses) % self.every == 0:
                     _mean(losses, epoch)
                     self._save(scaler, epoch, losses, best)
-            for schedule in self.schedules:
-                schedule.step()
+            with warnings.catch_warnings():  # killed after the last step of an epoch, one goes on with this
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                for schedule in self.schedules:
+                    schedule.step()
             mean, losses = _mean(losses, epoch), []
             if self.machine.first:
                 accuracy = self._select(best)
