@@ -16,11 +16,11 @@ from reproductions.deepemd import encoders, evaluation, experiment, official
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import pretrained_model, save_encoder, trained_model
 from reproductions.deepemd.loading import draw_episodes
-from reproductions.deepemd.machine import Machine
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining
 from reproductions.deepemd.structured_layer import StructuredLayer
 from reproductions.experiment import Options, _not_run
+from reproductions.machine import Machine
 from reproductions.statistics import Estimate, verdict
 
 WIDTHS = (4, 4, 4, 8)

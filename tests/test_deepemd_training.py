@@ -19,15 +19,16 @@ from reproductions.datasets.few_shot import FEW_SHOT, class_folder
 from reproductions.deepemd import train as command
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import load_encoder, pretrained_model, save_encoder, trained_model
+from reproductions.deepemd.descent import nesterov
 from reproductions.deepemd.embedding import VARIANTS, Embedding, make_embedding, pyramid_nodes
-from reproductions.deepemd.loading import EpisodeImages, TrainingImages, batches, draw_episodes, seed_of
-from reproductions.deepemd.machine import Machine, open_machine
+from reproductions.deepemd.loading import EpisodeImages, TrainingImages, draw_episodes
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.method import nodes
 from reproductions.deepemd.patches import Fcn
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
-from reproductions.deepemd.training import nesterov
 from reproductions.deepemd.validation import episode_logits
+from reproductions.loading import batches, seed_of
+from reproductions.machine import Machine, open_machine
 
 WIDTHS = (4, 4, 6, 8)
 PRETRAINING = FilePretraining(widths=WIDTHS, epochs=3, batch=8, lr=0.05, validation=2, way=3, queries=2)

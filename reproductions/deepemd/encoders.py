@@ -12,11 +12,11 @@ from reproductions.datasets.few_shot import BENCHMARKS, FEW_SHOT
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import load_encoder, pretrained_model, trained_model
 from reproductions.deepemd.embedding import VARIANTS, make_embedding
-from reproductions.deepemd.machine import WORKERS, Machine, open_machine
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
-from reproductions.deepemd.training import Epoch
 from reproductions.experiment import Advance, Options
+from reproductions.machine import WORKERS, Machine, open_machine
+from reproductions.training import Epoch
 
 PRETRAINING, META = FilePretraining(), MetaTraining()
 

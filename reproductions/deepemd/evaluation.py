@@ -15,10 +15,11 @@ from reproductions.datasets.image_files import ImageFiles
 from reproductions.deepemd import backbone, embedding, patches
 from reproductions.deepemd.embedding import Embedding, pyramid_nodes
 from reproductions.deepemd.episodes import Episode
-from reproductions.deepemd.loading import EpisodeImages, SplitImages, batches, images_of
-from reproductions.deepemd.machine import Machine
+from reproductions.deepemd.loading import EpisodeImages, SplitImages, images_of
 from reproductions.deepemd.method import NodeMatching, fused_logits, neighbour_logits, pooled_logits
 from reproductions.deepemd.patches import Grid, Sampling
+from reproductions.loading import batches
+from reproductions.machine import Machine
 from reproductions.metrics import few_shot_accuracy
 from reproductions.storage import Cache, content_hash, source_hash
 

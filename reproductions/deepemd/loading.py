@@ -1,28 +1,21 @@
-"""Images from disk to the device, with random numbers that depend on neither workers nor interruptions."""
+"""Images and episodes as patches, with random numbers that depend on neither workers nor interruptions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from reproductions import UserError
 from reproductions.datasets.image_files import ImageFiles
 from reproductions.deepemd.episodes import Episode, episodes
-from reproductions.deepemd.machine import Machine
 from reproductions.deepemd.patches import Fcn, Grid, Sampling
+from reproductions.loading import seed_of
 
 Transform = Fcn | Grid | Sampling
-
-
-def seed_of(*numbers: int) -> int:
-    """One seed for these numbers (a run's seed, an epoch, a position), unlike that of any others."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def draw_episodes(files: ImageFiles, way: int, queries: int, count: int, seed: int, shot: int = 1) -> list[Episode]:
@@ -95,24 +88,6 @@ class SplitImages(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         return _patches(self.files, i, self.transform, False, torch.Generator())
-
-
-def batches(what: str, dataset: Dataset, machine: Machine, **settings: Any) -> Iterator[Any]:
-    """Batches on the device, as a ``DataLoader`` with these settings makes them; the machine is told what they are for.
-
-    Raises:
-        UserError: an image is broken or too small.
-    """
-    cuda = machine.device.type == "cuda"
-    loader = DataLoader(dataset, num_workers=machine.workers, pin_memory=cuda, **settings)
-    try:
-        for k, batch in enumerate(loader, start=1):
-            parts = [x.to(machine.device, non_blocking=True) for x in (batch if isinstance(batch, list) else [batch])]
-            yield parts if isinstance(batch, list) else parts[0]
-            machine.tell(what, k / len(loader))
-    except UserError as error:  # from a worker it comes with its traceback, the sentence in the last line
-        sentence = str(error).strip().splitlines()[-1]
-        raise UserError(sentence.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")) from None
 
 
 def _patches(files: ImageFiles, i: int, transform: Transform, train: bool, generator: torch.Generator) -> Tensor:

@@ -13,12 +13,14 @@ from torch.optim.lr_scheduler import StepLR
 from reproductions.datasets.image_files import ImageFiles
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import save_encoder
+from reproductions.deepemd.descent import FileDescent, nesterov
 from reproductions.deepemd.embedding import Embedding
-from reproductions.deepemd.loading import EpisodeImages, batches, draw_episodes, seed_of
-from reproductions.deepemd.machine import Machine
-from reproductions.deepemd.training import FileDescent, OnEpoch, Selection, Training, nesterov
+from reproductions.deepemd.loading import EpisodeImages, draw_episodes
 from reproductions.deepemd.validation import episode_logits, make_validation
+from reproductions.loading import batches, seed_of
+from reproductions.machine import Machine
 from reproductions.storage import content_hash
+from reproductions.training import OnEpoch, Selection, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def meta_train(
     key = content_hash(asdict(settings), asdict(embedding), train.sha256, val.sha256, start)
     shared = machine.share(encoder)
 
-    def losses(epoch: int) -> Iterator[Tensor]:
+    def losses(epoch: int, _: int) -> Iterator[Tensor]:
         seed = seed_of(settings.seed, epoch)
         drawn = draw_episodes(train, settings.way, settings.queries, settings.steps * machine.count, seed)
         images = EpisodeImages(train, embedding.transform, drawn, train=True, seed=seed)
@@ -77,6 +79,14 @@ def meta_train(
     schedule = StepLR(optimizer, settings.step, settings.gamma)
     state = path.with_name(f"{key[:32]}.part")
     selection = Selection(encoder, lambda: validation(encoder), lambda: save_encoder(path, encoder, "meta"))
-    Training(encoder, optimizer, schedule, losses, settings.epochs, state, selection, settings.amp, machine).run(
-        on_epoch
-    )
+    Training(
+        encoder,
+        [optimizer],
+        losses,
+        settings.epochs,
+        state,
+        [schedule],
+        selection=selection,
+        amp=settings.amp,
+        machine=machine,
+    ).run(on_epoch)

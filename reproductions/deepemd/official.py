@@ -19,11 +19,12 @@ from reproductions.deepemd.checkpoints import load_encoder
 from reproductions.deepemd.embedding import Embedding
 from reproductions.deepemd.encoders import present, trained_encoder
 from reproductions.deepemd.evaluation import Nodes, accuracy
-from reproductions.deepemd.loading import draw_episodes, seed_of
-from reproductions.deepemd.machine import WORKERS, Machine
+from reproductions.deepemd.loading import draw_episodes
 from reproductions.deepemd.patches import Fcn, Grid, Sampling
 from reproductions.deepemd.structured_layer import StructuredLayer, random_orders
 from reproductions.experiment import Options, Row
+from reproductions.loading import seed_of
+from reproductions.machine import WORKERS, Machine
 from reproductions.provenance import library_versions
 from reproductions.storage import content_hash, source_hash
 

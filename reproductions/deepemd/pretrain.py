@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from torch.utils.data import DistributedSampler
 
-from reproductions import UserError
+from reproductions import UserError, training
 from reproductions.datasets.image_files import ImageFiles
-from reproductions.deepemd import backbone, training
+from reproductions.deepemd import backbone, descent
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import save_encoder
+from reproductions.deepemd.descent import Descent, FileDescent, nesterov
 from reproductions.deepemd.embedding import make_embedding
-from reproductions.deepemd.loading import TrainingImages, batches
-from reproductions.deepemd.machine import Machine
-from reproductions.deepemd.training import Descent, FileDescent, OnEpoch, Selection, Training, nesterov
+from reproductions.deepemd.loading import TrainingImages
 from reproductions.deepemd.validation import make_validation
+from reproductions.loading import batches
+from reproductions.machine import Machine
 from reproductions.storage import Cache, content_hash, source_hash
+from reproductions.training import OnEpoch, Selection, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def pretrained_encoder(
         cache: where the weights and the state of an unfinished run are kept.
         on_epoch: told (finished epochs, all epochs, mean loss).
     """
-    code = source_hash((Path(__file__), Path(training.__file__), Path(backbone.__file__)))
+    code = source_hash((Path(__file__), Path(training.__file__), Path(descent.__file__), Path(backbone.__file__)))
     key = content_hash(images.numpy(), labels.numpy(), asdict(settings), code, torch.__version__)
     torch.manual_seed(settings.seed)
     encoder = ResNet12(settings.widths, images.shape[1])
@@ -112,7 +114,7 @@ def _train(
     torch.manual_seed(settings.seed + 1)
     model = Classifier(encoder, len(settings.classes))
 
-    def losses(epoch: int) -> Iterator[Tensor]:
+    def losses(epoch: int, _: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(1000 * settings.seed + epoch)
         for index in torch.randperm(len(images), generator=generator).split(settings.batch):
             if len(index) > 1:  # batch normalisation needs company
@@ -120,7 +122,7 @@ def _train(
 
     optimizer = nesterov(model, settings)
     schedule = CosineAnnealingLR(optimizer, settings.epochs)
-    run = Training(model, optimizer, schedule, losses, settings.epochs, state).run
+    run = Training(model, [optimizer], losses, settings.epochs, state, [schedule]).run
     run(lambda epoch: on_epoch(epoch.number, settings.epochs, epoch.loss))
 
 
@@ -166,7 +168,7 @@ def pretrain(
     model = Classifier(ResNet12(settings.widths), len(train.classes))
     shared = machine.share(model)
 
-    def losses(epoch: int) -> Iterator[Tensor]:
+    def losses(epoch: int, _: int) -> Iterator[Tensor]:
         images = TrainingImages(train, embedding.transform, settings.seed, epoch)
         sampler: DistributedSampler[tuple[Tensor, int]] = DistributedSampler(
             images, machine.count, machine.rank, seed=settings.seed
@@ -184,7 +186,17 @@ def pretrain(
     selection = Selection(
         model.encoder, lambda: validation(model.encoder), lambda: save_encoder(path, model.encoder, "pretrained")
     )
-    Training(model, optimizer, schedule, losses, settings.epochs, state, selection, settings.amp, machine).run(on_epoch)
+    Training(
+        model,
+        [optimizer],
+        losses,
+        settings.epochs,
+        state,
+        [schedule],
+        selection=selection,
+        amp=settings.amp,
+        machine=machine,
+    ).run(on_epoch)
 
 
 @torch.no_grad()

@@ -21,10 +21,10 @@ from reproductions.datasets.few_shot import FEW_SHOT
 from reproductions.deepemd.backbone import ResNet12
 from reproductions.deepemd.checkpoints import OFFICIAL_NAMES, load_encoder, pretrained_model, trained_model
 from reproductions.deepemd.embedding import VARIANTS, make_embedding
-from reproductions.deepemd.machine import WORKERS, open_machine
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
-from reproductions.deepemd.training import Epoch, OnEpoch
+from reproductions.machine import WORKERS, open_machine
+from reproductions.training import Epoch, OnEpoch
 
 PRETRAINING = FilePretraining()
 META = MetaTraining()

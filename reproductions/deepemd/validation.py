@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from reproductions.datasets.image_files import ImageFiles
+from reproductions.deepemd.descent import FileDescent
 from reproductions.deepemd.embedding import Embedding
-from reproductions.deepemd.loading import EpisodeImages, batches, draw_episodes, seed_of
-from reproductions.deepemd.machine import Machine
+from reproductions.deepemd.loading import EpisodeImages, draw_episodes
 from reproductions.deepemd.method import NodeMatching
-from reproductions.deepemd.training import FileDescent
+from reproductions.loading import batches, seed_of
+from reproductions.machine import Machine
 from reproductions.metrics import few_shot_accuracy
 
 OWN = 2**32 - 1

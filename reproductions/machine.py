@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reproductions import UserError
@@ -46,6 +46,15 @@ class Machine:
         """The model on the device; its gradients are averaged over the processes."""
         model.to(self.device)
         return DistributedDataParallel(model) if self.count > 1 else model
+
+    def gathered(self, x: Tensor) -> list[Tensor]:
+        """The tensors of all processes, which have one shape, on the CPU; every process has all of them."""
+        if self.count == 1:
+            return [x.cpu()]
+        x = x.to(self.device)
+        found = [torch.empty_like(x) for _ in range(self.count)]
+        distributed.all_gather(found, x)
+        return [y.cpu() for y in found]
 
     def wait(self) -> None:
         """Until all processes are here."""
