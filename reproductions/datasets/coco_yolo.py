@@ -21,6 +21,7 @@ from reproductions.storage import content_hash
 
 SPLITS = {"train": "train2017", "val": "val2017"}
 IMAGES = "images"
+PLACES = ("coco[0-9]*.zip", "coco[0-9]*")
 PATCHES = "precomputed/coco128_mnv2_patches.npz"
 TEXT = "embeddings/label_embeddings.npz"
 CHANNELS, GRID = 1280, 7

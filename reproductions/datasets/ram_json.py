@@ -96,7 +96,7 @@ def load_ram_open(root: Path, name: str, setting: str) -> RamImages:
     folder = data_folder(root, facts.folders, "annotations", facts.title)
     classes: list[tuple[str, ...]] = []
     for part, size in zip(SETTINGS, facts.sizes, strict=False):
-        classes.append(_classes(folder / facts.file(part)))
+        classes.append(_classes(_content(folder / facts.file(part))))
         if len(classes[-1]) != size:
             raise UserError(f"{folder / facts.file(part)} lists {len(classes[-1])} classes where {size} are expected")
     seen, unseen = classes
@@ -132,9 +132,10 @@ def load_ram_json(
     Raises:
         UserError: the file is missing or not as expected, or an image is missing.
     """
-    candidates = _classes(path) if classes is None else tuple(classes)
+    content = _content(path)
+    candidates = _classes(content) if classes is None else tuple(classes)
     known = set(candidates)
-    entries = _entries(path)
+    entries = _entries(content, path)
     labels = [set(found) for _, found in entries]
     return RamImages(
         name=name,
@@ -150,12 +151,12 @@ def load_ram_json(
     )
 
 
-def _classes(path: Path) -> tuple[str, ...]:
-    return tuple(sorted(set(_content(path)["classes"])))
+def _classes(content: dict[str, list]) -> tuple[str, ...]:
+    return tuple(sorted(set(content["classes"])))
 
 
-def _entries(path: Path) -> list[tuple[str, list[str]]]:
-    entries = _content(path)["images"]
+def _entries(content: dict[str, list], path: Path) -> list[tuple[str, list[str]]]:
+    entries = content["images"]
     for k, entry in enumerate(entries):
         match entry:
             case [str(), [*names]] if all(isinstance(name, str) for name in names):

@@ -12,6 +12,7 @@ from reproductions.datasets.multi_label import MultiLabelImages, check_unique, d
 
 MULTISCENE_LICENCE = "MIT (annotations); Google Earth terms (images)"
 MULTISCENE_SOURCE = "Y. Hua et al., MultiScene: A Large-Scale Dataset and Benchmark for Multi-Scene Recognition, 2021"
+MULTISCENE_FOLDERS = ("MultiScene", "MultiScene-Clean")
 MULTISCENE_LISTS = {"train": "Tra.csv", "test": "Test.csv"}
 MULTISCENE_CLASSES = 36
 MLRSNET_LICENCE = "not known"

@@ -9,15 +9,14 @@ from typing import Any
 from reproductions import UserError
 
 ALLOWED = {
-    ("builtins", "set"): ("builtins", "set"),
-    ("builtins", "frozenset"): ("builtins", "frozenset"),
+    **{(module, name): ("builtins", name) for module in ("__builtin__", "builtins") for name in ("set", "frozenset")},
     ("_codecs", "encode"): ("_codecs", "encode"),  # how the second protocol writes the bytes of an array
     ("numpy", "ndarray"): ("numpy", "ndarray"),
     ("numpy", "dtype"): ("numpy", "dtype"),
     **{
-        (f"numpy.{core}.multiarray", name): ("numpy._core.multiarray", name)
+        (f"numpy.{core}.{module}", name): (f"numpy._core.{module}", name)
         for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
+        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     },
 }
 """The only names a pickle may refer to, and where they live today; the rest of what is allowed needs no name."""
