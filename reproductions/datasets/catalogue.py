@@ -6,7 +6,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproductions.datasets import omniglot, pf_pascal, pf_willow, spair, tiny_imagenet, warped
+from reproductions.datasets import (
+    coco,
+    coco_yolo,
+    corel5k,
+    nus_wide,
+    omniglot,
+    pedestrians,
+    pf_pascal,
+    pf_willow,
+    remote_sensing,
+    spair,
+    tiny_imagenet,
+    visual_genome,
+    voc2007,
+    warped,
+)
 from reproductions.datasets.few_shot import BENCHMARKS
 from reproductions.datasets.files import ARCHIVES, first_folder, is_image, open_tree
 
@@ -63,12 +78,30 @@ KNOWN = (
         tiny_imagenet.SOURCE,
         ("tiny-imagenet-200", "tiny-imagenet-200.zip", "tinyimagenet200_*.zip"),
     ),
+    Known("MS-COCO 2014", "paper", coco.LICENCE, coco.OPEN_SOURCE, coco.FOLDERS),
+    Known("PASCAL VOC 2007", "paper", voc2007.LICENCE, voc2007.SOURCE, voc2007.FOLDERS),
+    Known("NUS-WIDE", "paper", nus_wide.LICENCE, nus_wide.OPEN_SOURCE, nus_wide.FOLDERS),
+    Known("VG-500", "paper", visual_genome.LICENCE, visual_genome.SOURCE, visual_genome.FOLDERS),
+    Known("RAPv1", "paper", pedestrians.RAP_LICENCE, pedestrians.RAP_SOURCE, pedestrians.RAP_FOLDERS),
+    Known("PA-100K", "paper", pedestrians.PA100K_LICENCE, pedestrians.PA100K_SOURCE, pedestrians.PA100K_FOLDERS),
+    Known(
+        "MultiScene",
+        "paper",
+        remote_sensing.MULTISCENE_LICENCE,
+        remote_sensing.MULTISCENE_SOURCE,
+        remote_sensing.MULTISCENE_FOLDERS,
+    ),
+    Known("MLRSNet", "paper", remote_sensing.MLRSNET_LICENCE, remote_sensing.MLRSNET_SOURCE, ("MLRSNet",)),
+    Known("COCO with YOLO labels", "local", coco.LICENCE, coco.SOURCE, coco_yolo.PLACES),
+    Known("COCO's patch features", "local", coco.LICENCE, coco.SOURCE, (coco_yolo.PATCHES,)),
+    Known("Corel5k", "local", corel5k.LICENCE, corel5k.SOURCE, corel5k.FOLDERS),
 )
 
 
 def _described(path: Path) -> str:
     if path.is_dir():
-        return f"{path.name}, {sum(is_image(name) for *_, names in os.walk(path) for name in names)} images"
+        count = sum(is_image(name) for *_, names in os.walk(path) for name in names)
+        return f"{path.name}, {count} images" if count else path.name  # some sets are features alone
     if path.suffix != ".zip":
         return path.name  # counting would mean to unpack it
     with open_tree(path) as tree:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from reproductions import UserError
+from reproductions.datasets.annotations import existing, read_matlab
 from reproductions.datasets.files import decode
 from reproductions.storage import content_hash
 
@@ -134,27 +132,6 @@ def check_inside(points: np.ndarray, image: Path, annotation: Path) -> None:
         )
 
 
-def existing(path: Path, what: str) -> Path:
-    """The path itself where it exists.
-
-    Raises:
-        UserError: it does not; the sentence says what it should have been.
-    """
-    if not path.exists():
-        raise UserError(f"{what} is missing: {path} does not exist")
-    return path
-
-
-def check_split(split: str, known: tuple[str, ...], title: str) -> None:
-    """Refuse a split the data set does not have.
-
-    Raises:
-        UserError: it lists the splits there are.
-    """
-    if split not in known:
-        raise UserError(f"{title} has no split {split!r}: choose one of {', '.join(known)}")
-
-
 def read_columns(path: Path, count: int, names: tuple[str, ...] = ()) -> list[list[str]]:
     """The rows under the header of a csv file that has at least so many columns, the first of them of these names.
 
@@ -180,11 +157,7 @@ def read_annotation(path: Path, key: str) -> np.ndarray:
     Raises:
         UserError: the file is missing or unreadable, or lacks that matrix.
     """
-    existing(path, "an annotation")
-    try:
-        content = loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise UserError(f"the annotation {path} cannot be read ({error}): copy it again") from error
+    content = read_matlab(path)
     if key not in content:
         raise UserError(f"the annotation {path} lacks its keypoints: a matrix {key} is expected")
     return np.asarray(content[key], dtype=np.float64)

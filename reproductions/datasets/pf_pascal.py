@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from reproductions import UserError
+from reproductions.datasets.annotations import check_split
 from reproductions.datasets.correspondence import (
     KeypointPair,
     KeypointPairs,
     check_inside,
-    check_split,
     image_size,
     mask_file,
     read_annotation,

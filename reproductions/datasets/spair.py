@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from reproductions import UserError
+from reproductions.datasets.annotations import check_split, existing
 from reproductions.datasets.correspondence import (
     KeypointPair,
     KeypointPairs,
     check_inside,
-    check_split,
-    existing,
     extent,
     mask_file,
 )

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from reproductions import UserError
-from reproductions.datasets.correspondence import existing, read_columns
+from reproductions.datasets.annotations import existing
+from reproductions.datasets.correspondence import read_columns
 from reproductions.storage import content_hash
 
 SUBSETS = ("FG3DCar", "JODS", "PASCAL")

@@ -18,7 +18,8 @@ from scipy.interpolate import RBFInterpolator
 from skimage.transform import warp
 
 from reproductions import UserError
-from reproductions.datasets.correspondence import existing, read_image
+from reproductions.datasets.annotations import existing
+from reproductions.datasets.correspondence import read_image
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "rocket.jpg")
 LICENCE = "public domain, CC0 or no known copyright restrictions, as scikit-image documents image by image"

@@ -1,0 +1,104 @@
+"""Reading annotation files: whatever is wrong with one of them is said in one sentence that names it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from reproductions import UserError
+
+
+def existing(path: Path, what: str) -> Path:
+    """The path itself where it exists.
+
+    Raises:
+        UserError: it does not; the sentence says what it should have been.
+    """
+    if not path.exists():
+        raise UserError(f"{what} is missing: {path} does not exist")
+    return path
+
+
+def check_split(split: str, known: tuple[str, ...], title: str) -> None:
+    """Refuse a split the data set does not have.
+
+    Raises:
+        UserError: it lists the splits there are.
+    """
+    if split not in known:
+        raise UserError(f"{title} has no split {split!r}: choose one of {', '.join(known)}")
+
+
+def read_text(path: Path, expected: str) -> str:
+    """A UTF-8 text file; ``expected`` says what should stand in it.
+
+    Raises:
+        UserError: the file is missing or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {expected} there") from error
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """The lines of a text file that are not blank, without the space around them.
+
+    Raises:
+        UserError: the file is missing, no text, or has no such line.
+    """
+    lines = [line.strip() for line in read_text(path, expected).splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty: {expected} there")
+    return lines
+
+
+def read_rows(path: Path, expected: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a csv file, space around the cells taken off.
+
+    Raises:
+        UserError: the file is missing, has no row, or a row of another length than its header.
+    """
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path, expected).splitlines()) if row]
+    except csv.Error as error:
+        raise UserError(f"{path} is no csv file: {expected} there") from error
+    if len(rows) < 2:
+        raise UserError(f"{path} lists nothing: {expected} there")
+    header = rows[0]
+    for k, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise UserError(f"row {k} of {path} has {len(row)} columns where its header has {len(header)}")
+    return header, rows[1:]
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: the file is missing, truncated, or no JSON.
+    """
+    try:
+        return json.loads(read_text(path, expected))
+    except ValueError as error:
+        raise UserError(f"{path} is truncated or no JSON: {expected} there") from error
+
+
+def read_matlab(path: Path, *, squeeze: bool = False) -> Mapping[str, Any]:
+    """The variables of a MATLAB file; squeezed, without axes of length one and with structs as objects.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    existing(path, "an annotation")
+    try:
+        return loadmat(path, squeeze_me=squeeze, struct_as_record=not squeeze)
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError, zlib.error) as error:
+        raise UserError(f"the annotation {path} cannot be read ({error}): copy it again") from error
