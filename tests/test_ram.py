@@ -385,7 +385,7 @@ def test_losses_leave_out_what_is_not_labelled():
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ValueError, match="one of pooling, attention, ot, kcot"):
+    with pytest.raises(ValueError, match="one of pooling, max, attention, ct, ot, kcot"):
         RamSettings(matching="emd")
     with pytest.raises(ValueError, match="teacher=False"):
         RamSettings(matching="pooling")

@@ -86,7 +86,7 @@ def compose_scenes(
             top, left = rng.integers(0, size - FRAGMENT + 1, 2)
             piece = scans[rng.integers(len(scans)), top : top + FRAGMENT, left : left + FRAGMENT]
             _draw(image, piece, rng.integers(0, SIDE - FRAGMENT + 1, 2), palette[rng.integers(len(palette))])
-        for k, (y, x) in enumerate(_places(rng, rng.integers(DIGITS[0], most + 1), size)):
+        for k, (y, x) in enumerate(_places(rng, int(rng.integers(DIGITS[0], most + 1)), size)):
             colour, number = divmod(int(rng.choice(kinds)), 10)
             # No fragment reaches into a digit, and nothing but the digit tells where it is.
             image[:, y : y + size, x : x + size] = rng.uniform(0, NOISE, (len(image), size, size))
@@ -94,8 +94,8 @@ def compose_scenes(
             box[k] = x, y, x + size, y + size
             object_[k] = 10 * colour + number
     labels = np.zeros((count, len(classes)), bool)
-    scene, k = np.nonzero(objects != PADDING)
-    labels[scene, objects[scene, k]] = True
+    scene, place = np.nonzero(objects != PADDING)
+    labels[scene, objects[scene, place]] = True
     return Scenes(images, labels, boxes, objects, classes)
 
 

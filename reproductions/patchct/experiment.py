@@ -8,9 +8,10 @@ import torch
 
 from reproductions.experiment import Advance, Options, Row
 from reproductions.multi_label.average_precision import mean_average_precision
+from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.precision_recall import above, precision_recall
 from reproductions.patchct import scenes
-from reproductions.multi_label.figures import draw_weights
+from reproductions.patchct.method import Settings
 from reproductions.patchct.scenes import METHODS, SWITCHES, TITLE
 
 COLUMNS = {
@@ -70,7 +71,7 @@ def pictures(options: Options) -> dict[str, bytes]:
     return {"scenes_weights": draw_weights(*shown, test.classes, weights)}
 
 
-def _value(row: Row, settings: scenes.Settings, seed: int, options: Options) -> float:
+def _value(row: Row, settings: Settings, seed: int, options: Options) -> float:
     found = scenes.outcome(settings, seed, options)
     if row.metric == "mass_inside":
         inside = found.own if row.column.endswith("own weights") else found.similarity
@@ -82,7 +83,7 @@ def _value(row: Row, settings: scenes.Settings, seed: int, options: Options) -> 
     return f1.OF1 if row.metric == "overall_f1" else f1.CF1
 
 
-def _recorded(settings: scenes.Settings) -> tuple[str, dict[str, object]]:
+def _recorded(settings: Settings) -> tuple[str, dict[str, object]]:
     """The solver, and the settings that say what a row is."""
     transport = settings.transport
     shown: dict[str, object] = {"readout": settings.readout, "loss": settings.loss, "adaptive": settings.adaptive}

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from solvers import Solution, TransportProblem, solve
+from solvers import TransportProblem, solve
 from solvers.conditional_transport import conditional_transport_features
 
 Kind = Literal["none", "ct", "ot"]
@@ -79,26 +79,26 @@ class Transport:
             ).loss
         else:
             cost = 1 - cosines(patches, labels)
-            plan = self._optimal(cost.detach(), beta, mask).plan
-            assert isinstance(plan, Tensor)
+            plan = self._optimal(cost.detach(), beta, mask)
             found = (plan * cost).sum((-2, -1))  # the envelope theorem: the plan is held
         return torch.where(there, found, 0)
 
     def weights(self, patches: Tensor, labels: Tensor, tau: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Each label's own weights over the patches by the plan, with all labels alike, ``(B, N, C)``, columns sum to 1."""
+        """Each label's share of the plan, all labels alike, ``(B, N, C)``: columns sum to 1."""
         beta = torch.full((len(patches), len(labels)), 1 / len(labels)).to(patches)
         if self.kind == "ct":
             found = conditional_transport_features(
                 patches, labels, "cosine", "cosine", beta=beta, temperature=tau, rho=self.rho, mask_x=mask
             ).plan
         else:
-            found = self._optimal(1 - cosines(patches, labels), beta, mask).plan
-            assert isinstance(found, Tensor)
+            found = self._optimal(1 - cosines(patches, labels), beta, mask)
         return found / found.sum(-2, keepdim=True)
 
-    def _optimal(self, cost: Tensor, beta: Tensor, mask: Tensor | None) -> Solution:
+    def _optimal(self, cost: Tensor, beta: Tensor, mask: Tensor | None) -> Tensor:
         theta = None if mask is None else mask / mask.sum(-1, keepdim=True).to(cost)
-        return solve(TransportProblem(cost, theta, beta), "sinkhorn", reg=self.reg, max_iterations=100)
+        plan = solve(TransportProblem(cost, theta, beta), "sinkhorn", reg=self.reg, max_iterations=100).plan
+        assert isinstance(plan, Tensor)
+        return plan
 
 
 def cosines(x: Tensor, t: Tensor) -> Tensor:

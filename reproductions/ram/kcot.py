@@ -23,9 +23,10 @@ def cost(sim: Tensor, kappa: float) -> Tensor:
     return 1 - (kappa * sim).softmax(-1)
 
 
-def region_weights(sim: Tensor, temperature: float) -> Tensor:
+def region_weights(sim: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
     """u_n = softmax_n(max_c sim_nc / temperature): regions that resemble some label carry more mass, ``(B, N)``."""
-    return (sim.amax(-1) / temperature).softmax(-1)
+    resembling = sim.amax(-1) / temperature
+    return (resembling if mask is None else resembling.masked_fill(~mask, -torch.inf)).softmax(-1)
 
 
 def teacher_prior(sim: Tensor, targets: Tensor, kappa: float, sharpening: float, floor: Floor = "image") -> Tensor:
@@ -73,18 +74,24 @@ class Kcot:
     tolerance: float = 1e-5
 
     @torch.no_grad()
-    def plan(self, sim: Tensor, kappa: float, prior: Tensor | None = None) -> Tensor:
+    def plan(self, sim: Tensor, kappa: float, prior: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """T* = argmin ⟨T, C⟩ + λ₁ Σ T (log T − 1) + λ₂ KL(T‖P̃) with T 1 = u and Tᵀ 1 = 1/C, without a graph.
 
         Args:
             sim: cosines, ``(B, N, C)``, in float32 or float64.
             kappa: κ.
             prior: P̃ > 0, ``(B, N, C)``; None for no teacher, as at test time.
+            mask: bool ``(B, N)``, False for regions that are padding and carry no mass.
 
         Returns:
             ``(B, N, C)``, of total mass 1 for each image.
         """
-        u = None if self.uniform else region_weights(sim, self.temperature)
+        u = None
+        if mask is not None:
+            sim = sim.masked_fill(~mask.unsqueeze(-1), -1)
+            u = mask / mask.sum(-1, keepdim=True).to(sim)
+        if not self.uniform:
+            u = region_weights(sim, self.temperature, mask)
         settings: dict[str, Any] = {"reg": self.reg, "tolerance": self.tolerance}
         if self.iterations is not None:
             settings |= {"tolerance": 1e-30, "max_iterations": self.iterations}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reproductions.ram.kcot import teacher_prior
 from reproductions.ram.settings import RamSettings
+from solvers.conditional_transport import conditional_transport
 
 
 class Logits(NamedTuple):
@@ -41,14 +42,22 @@ class Matcher(nn.Module):
         self.log_tau_local = nn.Parameter(torch.tensor(math.log(settings.tau_local)))
         self.log_tau_global = nn.Parameter(torch.tensor(-math.log(kappa)))
 
-    def plan(self, sim: Tensor, prior: Tensor | None = None) -> Tensor:
-        """T ``(B, N, C)`` of cosines ``(B, N, C)``, columns adding up to 1/C, without a graph."""
-        sim, (N, C) = sim.detach(), sim.shape[-2:]
-        if self.matching == "pooling":
-            return torch.full_like(sim, 1 / (N * C))
+    @torch.no_grad()
+    def plan(self, sim: Tensor, prior: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """T ``(B, N, C)`` of cosines ``(B, N, C)``, of mass 1 for each image, without a graph."""
+        C = sim.shape[-1]
+        if self.matching in ("ot", "kcot"):
+            return self.kcot.plan(sim, self.kappa, prior, mask)
+        if self.matching == "ct":
+            return conditional_transport(sim, 1 - sim, temperature=1 / self.kappa, mask_x=mask).plan
+        there = torch.ones_like(sim[..., 0], dtype=torch.bool) if mask is None else mask
+        seen = sim.masked_fill(~there.unsqueeze(-1), -torch.inf)
+        if self.matching == "max":
+            return F.one_hot(seen.argmax(-2), sim.shape[-2]).mT.to(sim) / C
         if self.matching == "attention":
-            return (self.kappa * sim).softmax(-2) / C
-        return self.kcot.plan(sim, self.kappa, prior)
+            return (self.kappa * seen).softmax(-2) / C
+        there = there.to(sim)
+        return (there / there.sum(-1, keepdim=True)).unsqueeze(-1).expand_as(sim) / C
 
     @torch.no_grad()
     def prior(self, regions: Tensor, text: Tensor, targets: Tensor) -> Tensor:
@@ -57,7 +66,9 @@ class Matcher(nn.Module):
             x, t = unit(regions), unit(text)
             return teacher_prior(x @ t.mT, targets, self.kappa, self.kcot.sharpening, self.kcot.floor)
 
-    def forward(self, image: Tensor, regions: Tensor, text: Tensor, prior: Tensor | None = None) -> Logits:
+    def forward(
+        self, image: Tensor, regions: Tensor, text: Tensor, prior: Tensor | None = None, mask: Tensor | None = None
+    ) -> Logits:
         """g_c = ⟨x, t_c⟩/τ_g and z_c = Σ_n T_nc sim_nc / τ_l with sim_nc = ⟨x_n, t_c⟩.
 
         Args:
@@ -65,11 +76,12 @@ class Matcher(nn.Module):
             regions: ``(B, N, d)``.
             text: ``(C, d)``.
             prior: the teacher's, ``(B, N, C)``.
+            mask: bool ``(B, N)``, False for regions that are padding.
         """
         with torch.autocast(text.device.type, enabled=False):
             x, x_n, t = unit(image), unit(regions), unit(text)
             sim = x_n @ t.mT
-            z = (self.plan(sim, prior) * sim).sum(-2)
+            z = (self.plan(sim, prior, mask) * sim).sum(-2)
             return Logits(x @ t.mT / self.log_tau_global.exp(), z / self.log_tau_local.exp())
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from reproductions.features.text_features import PROMPT
 from reproductions.ram.kcot import Kcot
 
-Matching = Literal["pooling", "attention", "ot", "kcot"]
+Matching = Literal["pooling", "max", "attention", "ct", "ot", "kcot"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,10 @@ class RamSettings:
     """RAM's stages, to the values published for COCO.
 
     Attributes:
-        matching: how regions count for a label. All are plans with column sums 1/C and without a gradient: "pooling"
-            1/(N C), "attention" softmax_n(κ sim)/C, "ot" with all regions alike, "kcot" with the region weights.
+        matching: how regions count for a label. All are plans of mass 1 without a gradient, with column sums 1/C:
+            "pooling" 1/(N C), "max" 1/C at the best region, "attention" softmax_n(κ sim)/C, "ot" with all regions
+            alike, "kcot" with the region weights; but "ct", the mean of softmax_c(κ sim)/N and of the attention, gives
+            more mass to labels that more regions resemble.
         teacher: in training the plan is drawn to the frozen tower's prior; only those of "ot" and "kcot" can be.
         adapter: adapters and learned image tokens at ``layers``; without, the image side is frozen.
         layers: blocks of the image tower, from 0.
@@ -46,7 +48,7 @@ class RamSettings:
     def __post_init__(self) -> None:
         if self.matching not in get_args(Matching):
             raise ValueError(f"matching must be one of {', '.join(get_args(Matching))}, not {self.matching!r}")
-        if self.teacher and self.matching in ("pooling", "attention"):
+        if self.teacher and self.matching not in ("ot", "kcot"):
             raise ValueError(f"a teacher is for transport: matching={self.matching!r} takes teacher=False")
         if not self.tau_local > 0:
             raise ValueError(f"tau_local must be positive, not {self.tau_local!r}")
