@@ -1,4 +1,4 @@
-"""Small multi-label data: COCO images with YOLO boxes, their patch features, Corel5k; made up, and real where at hand."""
+"""Small multi-label data: COCO images with YOLO boxes, their patch features, Corel5k; real ones where at hand."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import torch
 
 from reproductions.experiment import Advance, Options, Row
 from reproductions.multi_label.average_precision import mean_average_precision
-from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.precision_recall import above, precision_recall
 from reproductions.patchct import scenes
+from reproductions.multi_label.figures import draw_weights
 from reproductions.patchct.scenes import METHODS, SWITCHES, TITLE
 
 COLUMNS = {
