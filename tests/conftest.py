@@ -156,6 +156,13 @@ def picture(path, color=(255, 0, 0), size=(40, 30)):
     Image.new("RGB", size, color).save(path)
 
 
+def write(path, text):
+    """Write a text file, its folders too, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def refused(load, *parts):
     """Check that the call is refused with one sentence that holds these parts."""
     with pytest.raises(UserError) as caught:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, refused
+from conftest import picture, refused, write
 
 from reproductions.datasets import coco
 from reproductions.datasets.coco import CLASSES, SEEN, UNSEEN, load_coco, load_coco_open
@@ -19,12 +19,6 @@ from reproductions.datasets.nus_wide import load_nus_wide, load_nus_wide_open
 from reproductions.datasets.safe_pickle import read_pickle
 from reproductions.datasets.visual_genome import load_vg500
 from reproductions.datasets.voc2007 import load_voc2007
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def names_of(data: MultiLabelImages) -> list[set[str]]:

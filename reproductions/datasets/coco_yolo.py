@@ -204,7 +204,7 @@ def _targets(found: dict[str, Boxes]) -> np.ndarray:
 
 def _read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
     try:
-        with np.load(existing(path, "a file of features"), allow_pickle=False) as stored:
+        with existing(path, "a file of features").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return tuple(stored[key] for key in keys)
     except KeyError as error:
         raise UserError(

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -125,6 +126,12 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
 
 def first_folder(path: Path) -> str | None:
     """The folder of an archive's first entry; None where it is no archive."""
+    status = path.stat()
+    return _first_folder(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)  # every data set asks for it again, and the directory of a large zip takes a while to read
+def _first_folder(path: Path, changed: int, size: int) -> str | None:
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as file:
