@@ -48,7 +48,7 @@ METRICS = {
     "mean_average_precision": Metric("mAP", "percent", "higher", 2.0, interval="student"),
     "overall_f1": Metric("OF1", "percent", "higher", 2.0, interval="student"),
     "class_f1": Metric("CF1", "percent", "higher", 2.0, interval="student"),
-    "f1_at_3": Metric("F1@3", "percent", "higher", 2.0, interval="student"),
+    "f1_at_k": Metric("F1@k", "percent", "higher", 2.0, interval="student"),
     "mass_inside": Metric("weight inside the boxes", "percent", "higher", 3.0, interval="student"),
     "map_gain": Metric("gain in mAP", "points", "higher", 3.0, interval="student"),
 }
