@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 from reproductions import UserError
-from reproductions.machine import Machine
+from reproductions.machine import Machine, open_machine
 from reproductions.multi_label.checkpoints import load_weights
 from reproductions.multi_label.configuration import Configuration
+from reproductions.multi_label.evaluation import scores
 from reproductions.multi_label.training import train
 
 HERE = Machine()
@@ -100,3 +101,13 @@ def trained(folder, images=None, machine=HERE, model=None, on_epoch=lambda epoch
     images = Pictures() if images is None else images
     train(Model() if model is None else model, images, configuration(**changes), path, machine, on_epoch)
     return {f"{which}.{name}": x for which in ("last", "average") for name, x in loaded(path, which).items()}
+
+
+def two_processes(folder):
+    """What each of the processes that torchrun would start does: train, and score splits of even and odd size."""
+    with open_machine() as machine:
+        weights = trained(folder, machine=machine)
+        model = Model()
+        load_weights(folder / "weights.safetensors", model)
+        found = [scores(model, Pictures(n), configuration().training, machine) for n in (22, 21)]
+        torch.save([machine.count, weights, found], folder / f"{machine.rank}.pt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from multi_label_pictures import LABELS, Model, Pictures, configuration, trained
+from multi_label_pictures import HERE, LABELS, Model, Pictures, configuration, trained
+from test_clip import tiny_clip
 from torch import nn
 
 from reproductions.multi_label.augmentation import RECIPES
+from reproductions.multi_label.checkpoints import load_weights
 from reproductions.multi_label.configuration import OneCycle, WarmupCosine, read_configuration
+from reproductions.multi_label.evaluation import scores
 from reproductions.multi_label.optimization import make_optimizers, make_schedule, warmup_cosine
+from reproductions.multi_label.training import train
+from reproductions.patchct.method import PatchCT
+from reproductions.patchct.method import Settings as PatchctSettings
+from reproductions.ram.model import RamModel
+from reproductions.ram.settings import RamSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATIONS = sorted((ROOT / "reproductions").glob("*/configs/*.toml"))
@@ -26,35 +34,35 @@ CONFIGURATIONS = sorted((ROOT / "reproductions").glob("*/configs/*.toml"))
 # --- files
 
 
+def ram(settings):
+    blocks = {"layers": (1, 2), "text_layers": (1, 2)}  # of the three that the towers here have
+    return RamModel(tiny_clip(), ("red", "green", "blue"), ("grey",), replace(settings, **blocks))
+
+
+def patchct(settings):
+    return PatchCT(nn.Linear(4, 4), torch.ones(3, 4), settings)
+
+
+PAPERS = {"ram": (RamSettings, ram), "patchct": (PatchctSettings, patchct)}
+
+
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda p: p.stem)
-def test_the_published_settings_load(path):
-    found = read_configuration(path, dict[str, Any])
-    assert found.model_dump(mode="json", exclude_defaults=True) == tomllib.loads(path.read_text())
-    optimizers = make_optimizers(named(path), found.training.optimizers)
+def test_the_published_settings_load_and_fit_the_models(path):
+    kind, make = PAPERS[path.parents[1].name]
+    found = read_configuration(path, kind)
+    assert found.training.model_dump(mode="json", exclude_unset=True) == tomllib.loads(path.read_text())["training"]
+    optimizers = make_optimizers(make(found.model), found.training.optimizers)
     for optimizer in optimizers:
         make_schedule(optimizer, found.training.schedule, 100)
     image = RECIPES[found.training.augmentation](found.training)(Pictures().load(0))
     assert image.shape == (3, found.training.side, found.training.side)
 
 
-def named(path):
-    """A model with a parameter for each pattern."""
-    names = [
-        n
-        for o in tomllib.loads(path.read_text())["training"]["optimizers"]
-        for g in o["groups"]
-        for n in g["parameters"]
-    ]
-    model = nn.Module()
-    for name in names:
-        *parents, last = name.replace("*", "x").split(".")
-        place = model
-        for parent in parents:
-            if not hasattr(place, parent):
-                place.add_module(parent, nn.Module())
-            place = getattr(place, parent)
-        place.register_parameter(last, nn.Parameter(torch.ones(1)))
-    return model
+def test_the_settings_of_ram_are_the_published_ones():
+    coco, nus = (read_configuration(path, RamSettings) for path in CONFIGURATIONS if path.parents[1].name == "ram")
+    assert coco.model == RamSettings()
+    assert nus.model == RamSettings(tau_local=2e-4, text_layers=(6, 7, 8, 9, 10, 11))
+    assert coco.training == nus.training
 
 
 def test_there_is_a_file_for_each_published_setting():
@@ -65,6 +73,26 @@ def test_there_is_a_file_for_each_published_setting():
         "patchct/voc2007_448",
         "patchct/nus_wide_448",
     }
+
+
+def test_ram_trains_as_its_file_says(tmp_path):
+    path = ROOT / "reproductions" / "ram" / "configs" / "coco_48_17.toml"
+    published = read_configuration(path, RamSettings)
+    few = {"side": 32, "epochs": 2, "batch": 8, "amp": False, "every": 1, "ema": 0.5}
+    few = published.model_copy(update={"training": published.training.model_copy(update=few)})
+    before, ours, seen = ram(published.model).state_dict(), ram(published.model), []
+    train(ours, Pictures(), few, tmp_path / "w.safetensors", HERE, seen.append)
+    assert [epoch.number for epoch in seen] == [1, 2]
+    averaged = ram(published.model)
+    load_weights(tmp_path / "w.safetensors", averaged)
+    for name, x in ours.state_dict().items():
+        still = name.startswith("clip.")
+        assert torch.equal(x, before[name]) == still, name
+        assert torch.equal(x, averaged.state_dict()[name]) == (still or name.endswith("num_batches_tracked")), name
+    (state,) = tmp_path.glob("*.part")
+    assert not any(name.startswith("clip.") for name in torch.load(state, weights_only=True)["model"])
+    found = scores(averaged, Pictures(), few.training, HERE)
+    torch.testing.assert_close(found.sum(1), torch.ones(22))
 
 
 @dataclass(frozen=True)

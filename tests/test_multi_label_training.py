@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused
-from multi_label_pictures import HERE, LABELS, SIDE, Model, Pictures, configuration, loaded, trained
+from multi_label_pictures import HERE, LABELS, SIDE, Model, Pictures, configuration, loaded, trained, two_processes
 from PIL import Image
 from torch import nn
 
-from reproductions.machine import Machine, open_machine
+from reproductions.machine import Machine
 from reproductions.multi_label.augmentation import RECIPES, whole_image
 from reproductions.multi_label.checkpoints import load_weights, save_weights
 from reproductions.multi_label.evaluation import scores
@@ -237,21 +237,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
     refused(lambda: load_weights(path, other), "other frozen weights")
 
 
-def two_processes(folder):
-    """What each of the processes that torchrun would start does: train, and score splits of even and odd size."""
-    with open_machine() as machine:
-        weights = trained(folder, machine=machine)
-        model = Model()
-        load_weights(folder / "weights.safetensors", model)
-        found = [scores(model, Pictures(n), configuration().training, machine) for n in (22, 21)]
-        torch.save([machine.count, weights, found], folder / f"{machine.rank}.pt")
-
-
 SECOND = """
 import sys, torch
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from test_multi_label_training import two_processes
+from multi_label_pictures import two_processes
 torch.set_num_threads(1)
 two_processes(Path({folder!r}))
 """
