@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from reproductions import statistics
 from reproductions.claims import load_paper
 from reproductions.datasets.correspondence import extent
 from reproductions.metrics import METRICS, percentage_of_correct_keypoints
-from reproductions.statistics import bootstrap_interval, mean_interval
+from reproductions.statistics import bootstrap_interval, mean_interval, student_interval
 
 
 @pytest.mark.parametrize("convention", ["pfpascal", "pfwillow", "spair"])
@@ -91,3 +92,13 @@ def test_the_bootstrap_of_few_or_skewed_samples():
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="finite samples"):
             bootstrap_interval(bad)
+
+
+def test_the_interval_of_a_few_runs_is_students():
+    runs = [61.0, 64.0, 66.0]
+    found = student_interval(runs)
+    expected = stats.t.interval(0.95, 2, np.mean(runs), stats.sem(runs))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.half_width > bootstrap_interval(runs).half_width
+    with pytest.raises(ValueError, match="needs two of them"):
+        student_interval([1.0])

@@ -430,6 +430,16 @@ def test_the_gate_knows_which_way_is_better():
     assert gate({"a": 70.0}, {"a": math.nan})["a"][0] is False
 
 
+def test_the_gate_lets_a_retrained_model_move_within_the_spread_of_its_seeds():
+    base = dict.fromkeys(COLUMNS, "x") | {"metric": "mean_average_precision"}
+
+    def table(measured):
+        row = base | {"measured": measured, "ci_low": measured - 3.0, "ci_high": measured + 3.0}
+        return {"p": {"t": pd.DataFrame([row], columns=COLUMNS)}}
+
+    assert [f.passed for worse in (2.9, 3.1) for f in compare(table(60.0 - worse), table(60.0))] == [True, False]
+
+
 def test_the_gate_reads_a_folder_or_a_commit(fake, tmp_path):
     results = tmp_path / "repository" / "results"
     reproduce("fake", Options(results))

@@ -39,7 +39,7 @@ def rows(options: Options) -> list[Row]:
             solver, shown = _recorded(settings)
             found += [row(table, name, column, metric, shown, solver) for column, metric in COLUMNS.items()]
     for other in OTHERS:
-        for name in ("OT", "CT"):
+        for name in ("OT", "CT", "CT, backward only"):
             solver, shown = _recorded(METHODS[name])
             found.append(row(GAINS, name, f"over {other}", "map_gain", {**shown, "less": other}, solver))
     return found

@@ -136,7 +136,7 @@ class Coco256(Study):
         return content_hash(*(part.sha256 for part in self.splits.values()))
 
     def inputs(self, split: str) -> Tensor:
-        return torch.from_numpy(self.splits[split].features)
+        return torch.from_numpy(np.array(self.splits[split].features))  # a copy: what the loader gives is read-only
 
     def targets(self, split: str) -> NDArray[np.int8]:
         return self.splits[split].targets[:, self.columns]

@@ -30,7 +30,7 @@ SEEDS = 5
 COUNTS = {"train": 2500, "test": 1000}
 WIDTH = 48
 KAPPA = 20.0
-PRETRAINING, TRAINING = Descent(epochs=12), Descent(epochs=3, lr=2e-3)
+PRETRAINING, TRAINING = Descent(epochs=12), Descent(epochs=2, lr=2e-3)
 
 UNSEEN = tuple(10 * (digit % len(COLOURS)) + digit for digit in range(10))
 """One colour of each digit."""
