@@ -16,6 +16,7 @@ from reproductions.datasets import (
     pf_pascal,
     pf_willow,
     remote_sensing,
+    scenes,
     spair,
     tiny_imagenet,
     visual_genome,
@@ -52,6 +53,7 @@ class Known:
 
 KNOWN = (
     Known("warped photographs", "embedded", warped.LICENCE, "scikit-image"),
+    Known("scenes of digits, grey and coloured", "embedded", scenes.LICENCE, scenes.SOURCE),
     Known("stereo motorcycle", "embedded", warped.LICENCE, "D. Scharstein et al., Middlebury, 2014; scikit-image"),
     *(Known(b.title, "paper", b.licence, b.source, (b.folder,)) for b in BENCHMARKS.values()),
     Known("PF-WILLOW", "paper", pf_willow.LICENCE, pf_willow.SOURCE, ("PF-WILLOW", "PF-dataset-WILLOW")),

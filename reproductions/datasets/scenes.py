@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reproductions.datasets.digits import load_digits
 from reproductions.storage import content_hash
 
+LICENCE, SOURCE = "CC BY 4.0 (UCI Machine Learning Repository)", "composed of scikit-learn's handwritten digits"
 COLOURS = {"red": (1.0, 0.25, 0.2), "green": (0.2, 0.9, 0.3), "blue": (0.3, 0.4, 1.0), "yellow": (1.0, 0.9, 0.2)}
 SIDE = 28  # px of a scene; a digit has 8
 TRAINING_SCANS = 1200  # of the 1797, in the order of the files: the writers of the first ones differ from the others'

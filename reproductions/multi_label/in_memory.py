@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import torch
@@ -14,12 +14,6 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from reproductions.training import Training
-
-
-class MultiLabelModel(Protocol):
-    """A module that knows its loss: inputs and targets ``(B, C)`` → a number."""
-
-    def loss(self, images: Tensor, targets: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +29,7 @@ class Descent:
         """Train what of the model is not frozen; every epoch is shuffled anew, and a killed training goes on.
 
         Args:
-            model: a ``MultiLabelModel``; it is left in evaluation mode.
+            model: with a method ``loss(inputs, targets)``; it is left in evaluation mode.
             inputs: ``(n, …)``.
             targets: ``(n, C)``.
             seed: of the shuffling.

@@ -21,7 +21,7 @@ TITLE = "scenes of digits"
 SEEDS = 5
 COUNTS = {"train": 2500, "test": 1000}
 WIDTH = 48
-DESCENT = Descent(epochs=5)
+DESCENT = Descent(epochs=4)
 TEMPERATURE = 0.1  # of the similarity weights, the same for every method
 
 NONE, CT = Transport(kind="none"), Transport(weight=0.3)
