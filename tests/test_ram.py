@@ -22,9 +22,7 @@ from reproductions.ram.kcot import Kcot, cost, region_weights, teacher_prior
 from reproductions.ram.matcher import Matcher, score
 from reproductions.ram.mmc_loss import mmc_loss
 from reproductions.ram.model import RamModel
-from reproductions.ram.schedule import learning_rate
 from reproductions.ram.settings import RamSettings
-from reproductions.ram.weights import load_weights, save_weights
 from reproductions.storage import Cache
 
 SEEN, UNSEEN = ("cat", "dog", "traffic light"), ("zebra", "horse")
@@ -252,22 +250,6 @@ def test_the_text_tower_with_learned_tokens_is_the_official_one(golden):
             torch.testing.assert_close(out, stored["out"][rows], rtol=0, atol=1e-5)
 
 
-def test_the_schedule_is_the_official_one(golden):
-    stored = golden("ram_lr_schedule")
-    settings = {
-        "base": float(stored["base_lr"]),
-        "warm_up": int(stored["warmup_epochs"]),
-        "period": int(stored["scheduler_max_epochs"]),
-    }
-    for name, peak in (
-        ("lr_clip_side_path", 0.1 * settings["base"]),
-        ("lr_other", settings["base"]),
-        ("lr_sgd_tokens", float(stored["base_lr_sgd"])),
-    ):
-        rates = [learning_rate(int(epoch), peak, **settings) for epoch in stored["epoch"]]
-        np.testing.assert_allclose(rates, stored[name], rtol=1e-12, atol=0)
-
-
 # ------------------------------------------------------------------------------------------------------ plain formulas
 
 
@@ -487,29 +469,6 @@ def test_remembered_texts_follow_their_learned_tokens(clip):
     assert not torch.allclose(before, after)
     torch.testing.assert_close(model.text_features("gzsl").detach(), after)
     torch.testing.assert_close(model.text_features("seen").detach(), after[:3])
-
-
-def test_learned_weights_round_trip_through_a_file(clip, tmp_path):
-    model = a_model(clip)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(0.1)
-    model.train().loss(images(), labels())  # moves the statistics of the batch normalisation
-    save_weights(tmp_path / "ram.safetensors", model)
-    assert (tmp_path / "ram.safetensors").stat().st_size < 1e6
-    other = RamModel(clip, ("bird", "cat"), SEEN[1:], model.settings)  # the weights are of no particular vocabulary
-    load_weights(tmp_path / "ram.safetensors", other)
-    same = a_model(clip)
-    load_weights(tmp_path / "ram.safetensors", same)
-    with torch.no_grad():
-        assert torch.equal(same.eval().scores(images()), model.eval().scores(images()))
-    path = tmp_path / "ram.safetensors"
-    refused(lambda: load_weights(tmp_path / "none", same), "no file", tmp_path / "none")
-    refused(lambda: load_weights(path, a_model(clip, layers=(2,))), path, "other settings", "adapters.1")
-    refused(lambda: load_weights(path, a_model(tiny_clip(seed=5))), path, "other weights of CLIP")
-    (tmp_path / "cut").write_bytes(path.read_bytes()[:100])
-    refused(lambda: load_weights(tmp_path / "cut", same), "truncated", tmp_path / "cut")
 
 
 def test_vocabularies_and_blocks_that_do_not_fit_are_refused(clip, tmp_path):
