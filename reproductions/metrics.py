@@ -49,6 +49,7 @@ METRICS = {
     "overall_f1": Metric("OF1", "percent", "higher", 2.0, interval="student"),
     "class_f1": Metric("CF1", "percent", "higher", 2.0, interval="student"),
     "f1_at_k": Metric("F1@k", "percent", "higher", 2.0, interval="student"),
+    "precision_at_k": Metric("P@k", "percent", "higher", 2.0, interval="student"),
     "mass_inside": Metric("weight inside the boxes", "percent", "higher", 3.0, interval="student"),
     "map_gain": Metric("gain in mAP", "points", "higher", 3.0, interval="student"),
 }
