@@ -30,6 +30,8 @@ from reproductions.storage import Cache, content_hash, source_hash, write_atomic
 INTERVALS = {"normal": mean_interval, "bootstrap": bootstrap_interval, "student": student_interval}
 Advance = Callable[[str, float], None]
 """Told what is being done and which fraction of it is finished."""
+Measured = Sequence[float] | Estimate
+"""Samples whose mean is the number, or the number with its interval where it is no mean (mAP, F1 of one test set)."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Experiment(Protocol):
     def prepare(self, options: Options, advance: Advance) -> None:
         """What all rows share (trained weights, features): computed once, cached, resumable."""
 
-    def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
-        """The samples whose mean is the row's number; ``advance`` is told the finished fraction.
+    def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
+        """What the row's number is made of; ``advance`` is told the finished fraction.
 
         An experiment may also offer ``pictures(options)``, which are written beside the tables (name → PNG), and
         ``train(options, advance)``, which makes the networks that rows wait for.
@@ -206,10 +208,11 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
         record.fields["data"] = {row.data: row.data_hash for row in rows}
         record.write()
         experiment.prepare(options, advance)
-        for k, samples, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
-            stored[k] = known = {"estimate": asdict(_estimate(rows[k], samples)), "seconds": seconds, "run": record.id}
+        for k, found, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
+            stored[k] = known = {"estimate": asdict(_estimate(rows[k], found)), "seconds": seconds, "run": record.id}
             options.cache.write_json("rows", keys[k], known)
-            record.fields["rows"].append({**rows[k].identity, "samples": list(samples), **known})
+            samples = [] if isinstance(found, Estimate) else list(found)
+            record.fields["rows"].append({**rows[k].identity, "samples": samples, **known})
             record.write()
             write(draw=False)
         record.finish()
@@ -223,14 +226,14 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
 
 def _measured(
     paper: str, experiment: Experiment, rows: dict[int, Row], options: Options, advance: Advance
-) -> Iterator[tuple[int, Sequence[float], float]]:
-    """(number, samples, seconds) of each row as it gets done; with several jobs, in whatever order."""
+) -> Iterator[tuple[int, Measured, float]]:
+    """(number, what was measured, seconds) of each row as it gets done; with several jobs, in whatever order."""
     if options.jobs == 1:
         for done, (k, row) in enumerate(rows.items(), start=1):
             label = f"row {done} of {len(rows)}: {row.title}"
             start = time.perf_counter()
-            samples = experiment.measure(row, options, partial(advance, label))
-            yield k, samples, time.perf_counter() - start
+            found = experiment.measure(row, options, partial(advance, label))
+            yield k, found, time.perf_counter() - start
         return
     threads = max(1, torch.get_num_threads() // options.jobs)
     tasks = (joblib.delayed(_in_worker)(paper, k, row, options, threads) for k, row in rows.items())
@@ -241,15 +244,15 @@ def _measured(
         advance(f"{done} of {len(rows)} rows, {options.jobs} at once", done / len(rows))
 
 
-def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> tuple[int, Sequence[float], float]:
+def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> tuple[int, Measured, float]:
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    samples = load_experiment(paper).measure(row, options, lambda fraction: None)
-    return k, samples, time.perf_counter() - start
+    found = load_experiment(paper).measure(row, options, lambda fraction: None)
+    return k, found, time.perf_counter() - start
 
 
-def _estimate(row: Row, samples: Sequence[float]) -> Estimate:
-    return INTERVALS[METRICS[row.metric].interval](samples)
+def _estimate(row: Row, found: Measured) -> Estimate:
+    return found if isinstance(found, Estimate) else INTERVALS[METRICS[row.metric].interval](found)
 
 
 def _key(row: Row, options: Options) -> str:

@@ -23,6 +23,7 @@ LIBRARIES = (
     "torch",
     "torchvision",
     "timm",
+    "open_clip_torch",
     "numpy",
     "scipy",
     "numba",

@@ -18,7 +18,7 @@ RESAMPLED_AT_ONCE = 2**20  # samples drawn in one go: 16 MB of indices and value
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n items with its 95 % confidence interval."""
+    """A mean over n items, or another number of theirs, with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -67,6 +67,23 @@ def student_interval(samples: Sequence[float] | np.ndarray) -> Estimate:
         raise ValueError("the interval of a mean over runs needs two of them at least")
     half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
     return Estimate(x.mean().item(), (x.mean() - half).item(), (x.mean() + half).item(), x.size)
+
+
+def resampled_interval(values: Sequence[float] | np.ndarray, n: int) -> Estimate:
+    """A number that is no mean of samples: the first value, with the 95 % percentile interval of the others.
+
+    Args:
+        values: the number as measured on n items, and on as many drawn from them with replacement, again and again.
+        n: how many items there are.
+
+    Raises:
+        ValueError: fewer than two values, or one that is not finite.
+    """
+    x = _finite(values)
+    if x.size < 2:
+        raise ValueError("the interval of a resampled number needs one resampled value at least")
+    low, high = np.quantile(x[1:], [0.025, 0.975])
+    return Estimate(x[0].item(), low.item(), high.item(), n)
 
 
 def _finite(samples: Sequence[float] | np.ndarray) -> np.ndarray:

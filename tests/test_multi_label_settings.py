@@ -199,11 +199,15 @@ def test_the_published_learning_rates_of_ram(golden):
     settings = read_configuration(
         ROOT / "reproductions" / "ram" / "configs" / "coco_48_17.toml", dict[str, Any]
     ).training
-    adapters, temperatures, tokens = (group.lr for one in settings.optimizers for group in one.groups)
-    for lr, name in ((adapters, "clip_side_path"), (temperatures, "other"), (tokens, "sgd_tokens")):
+    adapters, local, over_all, tokens = (group.lr for one in settings.optimizers for group in one.groups)
+    for lr, name in ((adapters, "clip_side_path"), (tokens, "sgd_tokens")):
         ours = [warmup_cosine(settings.schedule, lr, epoch) for epoch in stored["epoch"]]
         np.testing.assert_allclose(ours, stored[f"lr_{name}"], rtol=1e-12)
         np.testing.assert_allclose(rates(settings.schedule, [lr], len(ours))[:, 0], ours, rtol=1e-12)
+    for lr, tau in ((local, RamSettings().tau_local), (over_all, 1e-2)):
+        ours = [tau * warmup_cosine(settings.schedule, lr, epoch) for epoch in stored["epoch"]]
+        # of steps on the logarithm, whose warm-up starts where that of the others does
+        np.testing.assert_allclose(ours, stored["lr_other"], rtol=0.03)
 
 
 def test_one_cycle_goes_up_and_down_along_cosines():

@@ -95,10 +95,14 @@ def data_folder(root: Path, names: Sequence[str], inside: str, title: str) -> Pa
     Raises:
         UserError: none of them holds it.
     """
-    places = [*(root / name for name in names), root]
-    if found := next((place for place in places if (place / inside).exists()), None):
+    if found := find_folder(root, names, inside):
         return found
     raise UserError(f"{root} has no {title}: {inside} is expected in it, or in a folder {' or '.join(names)} of it")
+
+
+def find_folder(root: Path, names: Sequence[str], inside: str) -> Path | None:
+    """The first of ``root/<name>`` and ``root`` itself that holds the file or folder ``inside``, or None."""
+    return next((place for place in (*(root / name for name in names), root) if (place / inside).exists()), None)
 
 
 def located(names: Iterable[str], folders: Sequence[Path], listing: Path) -> tuple[Path, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from reproductions import UserError
@@ -16,7 +15,7 @@ from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
 from reproductions.experiment import Advance, Options
 from reproductions.machine import WORKERS, Machine, open_machine
-from reproductions.training import Epoch
+from reproductions.progress import Stages
 
 PRETRAINING, META = FilePretraining(), MetaTraining()
 
@@ -43,7 +42,7 @@ def train(options: Options, advance: Advance) -> None:
     if not present(options):
         folders = ", ".join(b.folder for b in BENCHMARKS.values())
         raise UserError(f"there is nothing to train on: --train needs --data DIR with one of the folders {folders}")
-    progress = _Progress(advance)
+    progress = Stages(advance)
     with open_machine(options.device, WORKERS, progress.tell) as machine:
         for dataset in present(options):
             missing = [v for v in VARIANTS if trained_encoder(options, dataset, v) is None]
@@ -51,7 +50,7 @@ def train(options: Options, advance: Advance) -> None:
                 _train(dataset, missing, options, machine, progress)
 
 
-def _train(dataset: str, variants: list[str], options: Options, machine: Machine, progress: _Progress) -> None:
+def _train(dataset: str, variants: list[str], options: Options, machine: Machine, progress: Stages) -> None:
     assert options.data is not None
     output, title, amp = _trained_here(options), BENCHMARKS[dataset].title, machine.device.type == "cuda"
     pretraining = replace(PRETRAINING, seed=options.seed, amp=amp)
@@ -77,20 +76,3 @@ def _trained_here(options: Options) -> Path:
 def _first(options: Options, path_in: Callable[[Path], Path]) -> Path | None:
     places = (_trained_here(options),) if options.data is None else (options.data, _trained_here(options))
     return next((path for place in places if (path := path_in(place)).is_file()), None)
-
-
-class _Progress:
-    """Tells of the stage, its epochs, and the present pass over the images, whose fraction is the bar."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.text = advance, "reading the data set"
-
-    def stage(self, what: str, epochs: int) -> Callable[[Epoch], None]:
-        self.text = what
-        return partial(self.on_epoch, what, epochs)
-
-    def on_epoch(self, what: str, epochs: int, epoch: Epoch) -> None:
-        self.text = f"{what}, {epoch.number} of {epochs} epochs done, {epoch.accuracy:.1f} %"
-
-    def tell(self, what: str, fraction: float) -> None:
-        self.advance(f"{self.text}, {what}", fraction)

@@ -6,7 +6,6 @@ cannot be used, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from reproductions import UserError
 from reproductions.datasets.few_shot import FEW_SHOT
@@ -24,7 +22,7 @@ from reproductions.deepemd.embedding import VARIANTS, make_embedding
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
 from reproductions.machine import WORKERS, open_machine
-from reproductions.training import Epoch, OnEpoch
+from reproductions.progress import Bars
 
 PRETRAINING = FilePretraining()
 META = MetaTraining()
@@ -72,7 +70,7 @@ def train(
     meta = replace(META, amp=amp, epochs=epochs or META.epochs)
     start, end = pretrained_model(output, name), trained_model(output, name, variant)
     try:
-        with Bars() as bars, open_machine(device, workers, bars.tell) as machine:
+        with Bars(err) as bars, open_machine(device, workers, bars.tell) as machine:
             if amp and machine.device.type != "cuda":
                 raise UserError(f"--amp needs a CUDA device, but --device is {device}: leave one of them out")
             splits = FEW_SHOT[name](data, "train"), FEW_SHOT[name](data, "val")
@@ -98,39 +96,6 @@ def _pretrained(path: Path, settings: FilePretraining) -> ResNet12:
     encoder = ResNet12(settings.widths)
     load_encoder(path, encoder)
     return encoder
-
-
-class Bars:
-    """Two progress bars: the epochs of a stage, and the present pass over the images."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        # under torchrun only the first process draws
-        disable = os.environ.get("RANK", "0") != "0"
-        self.progress = Progress(SpinnerColumn(), *columns, console=err, transient=True, disable=disable)
-        self.epochs = self.progress.add_task("reading the data set", total=None)
-        self.images = self.progress.add_task("", total=1.0, visible=False)
-
-    def __enter__(self) -> Bars:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def stage(self, what: str, epochs: int) -> OnEpoch:
-        """What a training calls after each of its epochs."""
-        self.progress.reset(self.epochs, total=epochs, description=what)
-
-        def on_epoch(epoch: Epoch) -> None:
-            text = f"{what}: loss {epoch.loss:.3f}, validation {epoch.accuracy:.2f} %"
-            self.progress.update(self.epochs, completed=epoch.number, description=text)
-
-        return on_epoch
-
-    def tell(self, what: str, fraction: float) -> None:
-        """What a machine calls while it goes over images."""
-        self.progress.update(self.images, completed=fraction, description=what, visible=True)
 
 
 def _chosen(option: str, value: str, known: dict[str, str]) -> str:

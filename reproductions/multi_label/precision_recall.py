@@ -77,7 +77,11 @@ def precision_recall(predicted: ArrayLike, labels: ArrayLike, empty: Empty = "ze
         raise ValueError(f"empty must be 'zero', 'one' or 'one prediction', not {empty!r}")
     p, y = checked(predicted, labels)
     p, positive = p * (y >= 0), y == 1
-    tp, pred, gt = (p * positive).sum(0), p.sum(0), positive.sum(0)
+    return of_counts((p * positive).sum(0), p.sum(0), positive.sum(0), empty)
+
+
+def of_counts(tp: NDArray, pred: NDArray, gt: NDArray, empty: Empty = "zero") -> PrecisionRecall:
+    """The same of the numbers of right predictions, predictions and positives of each class, ``(C,)`` each."""
     if empty == "one prediction":
         pred = np.maximum(pred, 1)
     nothing = 1.0 if empty == "one" else 0.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from reproductions.experiment import Advance, Options, Row
+from reproductions.experiment import Advance, Measured, Options, Row
 from reproductions.multi_label.average_precision import mean_average_precision
 from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.precision_recall import above, precision_recall
-from reproductions.patchct import scenes
+from reproductions.patchct import official, scenes
 from reproductions.patchct.method import Settings
 from reproductions.patchct.scenes import METHODS, SWITCHES, TITLE
 
@@ -26,8 +26,11 @@ OTHERS = "global pooling", "max pooling", "cross-attention"
 DRAWN, DRAWN_SCENES = ("max pooling", "cross-attention", "OT", "CT"), 3
 
 
+train = official.train
+
+
 def rows(options: Options) -> list[Row]:
-    """Every method and every switch on the scenes, and what transport gains over pooling and attention."""
+    """Every method and every switch on the scenes, what transport gains over pooling and attention, and full size."""
     data_hash = scenes.scenes("test", options.seed).sha256
 
     def row(table: str, name: str, column: str, metric: str, settings: dict[str, object], solver: str) -> Row:
@@ -42,7 +45,7 @@ def rows(options: Options) -> list[Row]:
         for name in ("OT", "CT", "CT, backward only"):
             solver, shown = _recorded(METHODS[name])
             found.append(row(GAINS, name, f"over {other}", "map_gain", {**shown, "less": other}, solver))
-    return found
+    return found + official.rows(options)
 
 
 def prepare(options: Options, advance: Advance) -> None:
@@ -50,8 +53,10 @@ def prepare(options: Options, advance: Advance) -> None:
     scenes.prepare(options, advance)
 
 
-def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
-    """One number a seed."""
+def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
+    """One number a seed; at full size, one of the test images."""
+    if row.tier == "paper":
+        return official.measure(row, options, advance)
     methods, samples = METHODS | SWITCHES, []
     for k in range(scenes.SEEDS):
         found = _value(row, methods[row.row], options.seed + k, options)

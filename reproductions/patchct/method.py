@@ -36,12 +36,14 @@ class Settings:
             among the patches (one decoder layer, as Query2Label).
         adaptive: whether v passes the adaptive layer.
         loss: "bce", or "asl", the asymmetric loss.
+        train_labels: whether the label embeddings are trained, or stay what the text tower says.
     """
 
     transport: Transport = field(default_factory=Transport)
     readout: Readout = "global"
     adaptive: bool = True
     loss: Loss = "bce"
+    train_labels: bool = True
 
 
 class AdaptiveLayer(nn.Module):
@@ -79,20 +81,23 @@ class PatchCT(nn.Module):
 
     Args:
         encoder: images → ``Tokens``.
-        labels: the label embeddings t ``(C, d)``, which are trained; make ``embeddings`` a buffer to hold them.
+        labels: the label embeddings t ``(C, d)`` to start from.
         settings: the switches.
     """
 
     def __init__(self, encoder: nn.Module, labels: Tensor, settings: Settings) -> None:
         super().__init__()
         self.encoder, self.settings = encoder, settings
-        self.embeddings = nn.Parameter(labels.clone())
+        self.embeddings = nn.Parameter(labels.clone(), requires_grad=settings.train_labels)
         count, dim = labels.shape
         self.adaptive = AdaptiveLayer(dim) if settings.adaptive and settings.readout == "global" else nn.Identity()
         self.attention = CrossAttention(count, dim) if settings.readout == "cross-attention" else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.offset = nn.Parameter(torch.tensor(OFFSET))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(settings.transport.temperature)))
+        # several processes average the gradients of all that is trained: each needs one
+        self.log_scale.requires_grad_(self.attention is None)
+        self.log_temperature.requires_grad_(settings.transport.kind == "ct")
 
     def logits(self, tokens: Tensor | Tokens) -> Tensor:
         """One logit a label, ``(B, C)``."""
@@ -114,6 +119,10 @@ class PatchCT(nn.Module):
             targets: ``(B, C)``: 1 present, 0 absent, −1 left out.
         """
         tokens: Tokens = self.encoder(images)
+        with torch.autocast(images.device.type, enabled=False):  # in mixed precision the encoder alone runs in half
+            return self._loss(tokens, targets)
+
+    def _loss(self, tokens: Tokens, targets: Tensor) -> Tensor:
         logits = self.logits(tokens)
         loss = LOSSES[self.settings.loss](logits, targets)
         transport = self.settings.transport

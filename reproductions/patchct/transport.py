@@ -34,7 +34,8 @@ class Transport:
         rho: ρ, the share of L_f: 1 forward only, 0 backward only.
         label_set: β is uniform over the image's "positives" or over "all" labels, or proportional to the "predicted"
             probabilities (without a gradient).
-        layers: whose patches are transported, as positions in the encoder's layers; the terms are averaged.
+        layers: whose patches are transported, as positions in the encoder's layers (of a CLIP its blocks), from the
+            end where negative; the terms are averaged.
         weight: λ.
         temperature: τ of the navigators to start from; it is learned.
         reg: ε of optimal transport.

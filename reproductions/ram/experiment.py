@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reproductions.experiment import Advance, Options, Row
+from reproductions.experiment import Advance, Measured, Options, Row
 from reproductions.multi_label.average_precision import mean_average_precision
 from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.in_memory import side_by_side
 from reproductions.multi_label.precision_recall import precision_recall, top
-from reproductions.ram import real_images
+from reproductions.ram import official, real_images
 from reproductions.ram import scenes as embedded
 from reproductions.ram.settings import RamSettings
 
@@ -25,8 +25,11 @@ DRAWN, DRAWN_SCENES = ("max", "attention", "CT", "OT", "KCOT, teacher (RAM)"), 3
 SOLVERS = {"ct": "conditional_transport", "ot": "sinkhorn", "kcot": "sinkhorn"}
 
 
+train = official.train
+
+
 def rows(options: Options) -> list[Row]:
-    """The matchings on the scenes, what transport gains there, and the small real data sets that a folder holds."""
+    """The matchings on the scenes, what transport gains there, and the data sets that a folder holds, small or whole."""
     data_hash = embedded.scenes("test", options.seed).sha256
     found = []
     for name, settings in embedded.METHODS.items():
@@ -47,7 +50,7 @@ def rows(options: Options) -> list[Row]:
                 found.append(row(f"{setting} F1@{study.predicted}", "f1_at_k", k=study.predicted))
             if study.covered() is not None:
                 found.append(row(INSIDE, "mass_inside"))
-    return found
+    return found + official.rows(options)
 
 
 def prepare(options: Options, advance: Advance) -> None:
@@ -62,8 +65,10 @@ def prepare(options: Options, advance: Advance) -> None:
     side_by_side(tasks, advance)
 
 
-def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Sequence[float]:
-    """One number a seed."""
+def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
+    """One number a seed; at full size, one of the test images."""
+    if row.tier == "paper":
+        return official.measure(row, options, advance)
     if row.table in (SCENES, GAINS):
         return [_of_scenes(row, seed, options) for seed in _seeds(embedded.SEEDS, options)]
     study = next(s for s in real_images.studies(options.data) if s.name == row.table)
