@@ -29,7 +29,7 @@ train = official.train
 
 
 def rows(options: Options) -> list[Row]:
-    """The matchings on the scenes, what transport gains there, and the data sets that a folder holds, small or whole."""
+    """The matchings on the scenes, what transport gains there, and the data sets in a folder, small or whole."""
     data_hash = embedded.scenes("test", options.seed).sha256
     found = []
     for name, settings in embedded.METHODS.items():
