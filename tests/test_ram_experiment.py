@@ -14,10 +14,10 @@ from torch import nn
 from reproductions.datasets.scenes import PADDING, scene_classes
 from reproductions.experiment import Options, reproduce
 from reproductions.multi_label.in_memory import Descent
+from reproductions.multi_label.real_images import Coco256, Corel5k, TokenVectors, studies
 from reproductions.ram import real_images
 from reproductions.ram import scenes as embedded
 from reproductions.ram.experiment import rows
-from reproductions.ram.real_images import Coco256, Corel5k, TokenVectors, studies
 from reproductions.ram.region_model import RegionModel
 from reproductions.ram.settings import Matching, RamSettings
 

@@ -158,9 +158,10 @@ class PatchCT(nn.Module):
         if self.settings.transport.kind != "none":
             return self.settings.transport.weights(patches, self.embeddings, self.log_temperature.exp(), tokens.mask)
         s = cosines(patches, self.embeddings)
+        there = torch.ones_like(s[..., :1]) if tokens.mask is None else tokens.mask.unsqueeze(-1).to(s)
         if self.settings.readout == "max":
-            return F.one_hot(s.argmax(-2), s.shape[-2]).mT.to(s)
-        return torch.full_like(s, 1 / s.shape[-2])
+            return F.one_hot(s.masked_fill(there == 0, -torch.inf).argmax(-2), s.shape[-2]).mT.to(s)
+        return (there / there.sum(-2, keepdim=True)).expand_as(s)
 
     @torch.no_grad()
     def similarity_weights(self, images: Tensor, temperature: float) -> Tensor:

@@ -14,6 +14,7 @@ from reproductions.multi_label.average_precision import mean_average_precision
 from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.in_memory import side_by_side
 from reproductions.multi_label.precision_recall import precision_recall, top
+from reproductions.multi_label.real_images import SEEDS, studies
 from reproductions.ram import official, real_images
 from reproductions.ram import scenes as embedded
 from reproductions.ram.settings import RamSettings
@@ -41,7 +42,7 @@ def rows(options: Options) -> list[Row]:
         row = partial(_row, GAINS, name, embedded.METHODS[name], "embedded", embedded.TITLE, data_hash)
         for other in OTHERS:
             found += [row(f"{setting} mAP, over {other}", "map_gain", less=other) for setting in embedded.CANDIDATES]
-    for study in real_images.studies(options.data):
+    for study in studies(options.data):
         for name in real_images.METHODS:
             settings = real_images.settings_of(study, name)
             row = partial(_row, study.name, name, settings, "local", study.title, study.sha256)
@@ -58,8 +59,8 @@ def prepare(options: Options, advance: Advance) -> None:
     embedded.prepare(options, advance)
     tasks = {
         f"{study.title}, {name}, seed {seed}": partial(real_images.outcome, study, name, seed, options)
-        for study in real_images.studies(options.data)
-        for seed in _seeds(real_images.SEEDS, options)
+        for study in studies(options.data)
+        for seed in _seeds(SEEDS, options)
         for name in real_images.METHODS
     }
     side_by_side(tasks, advance)
@@ -71,9 +72,9 @@ def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Mea
         return official.measure(row, options, advance)
     if row.table in (SCENES, GAINS):
         return [_of_scenes(row, seed, options) for seed in _seeds(embedded.SEEDS, options)]
-    study = next(s for s in real_images.studies(options.data) if s.name == row.table)
+    study = next(s for s in studies(options.data) if s.name == row.table)
     samples = []
-    for seed in _seeds(real_images.SEEDS, options):
+    for seed in _seeds(SEEDS, options):
         found = real_images.outcome(study, row.row, seed, options)
         if row.metric == "mass_inside":
             assert found.inside is not None
