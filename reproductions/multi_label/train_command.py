@@ -43,16 +43,18 @@ def command(paper: FullSize) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.command()
+    @app.command(
+        help=f"Train {paper.method} on {', '.join(known)}; a stopped training goes on where it stopped when the command"
+        " is given again."
+    )
     def train(
         data: Annotated[Path, typer.Option("--data", help="Folder of the data sets, and of CLIP's weights/.")],
-        dataset: Annotated[str, typer.Option("--dataset", help=f"{', '.join(known)}.")],
+        dataset: Annotated[str, typer.Option("--dataset", help="Its name, see above.")],
         config: Annotated[Path | None, typer.Option("--config", help="File; default: the data set's own.")] = None,
         device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
         workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images.")] = WORKERS,
         output: Annotated[Path, typer.Option("--output", help="Folder of the weights.")] = CACHE / paper.paper,
     ) -> None:
-        """Train a model; a stopped training goes on where it stopped when the command is given again."""
         if dataset not in known:
             raise UserError(f"--dataset is {dataset!r}, but it has to be one of {', '.join(known)}")
         chosen = known[dataset]
