@@ -9,13 +9,17 @@ import ot
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SHARED
 
 from reproductions.datasets.digits import load_digits
 from reproductions.datasets.scenes import COLOURS, NOISE, PADDING, SIDE, compose_scenes, scene_classes
 from reproductions.experiment import Options, reproduce
+from reproductions.multi_label.average_precision import mean_average_precision
 from reproductions.multi_label.in_memory import Descent
 from reproductions.multi_label.localisation import coverage, mass_inside
+from reproductions.multi_label.real_images import studies
 from reproductions.multi_label.tokens import SceneEncoder, Tokens
+from reproductions.patchct import real_images
 from reproductions.patchct import scenes as embedded
 from reproductions.patchct.experiment import measure, pictures, rows
 from reproductions.patchct.method import PatchCT, Settings
@@ -237,3 +241,16 @@ def test_transported_labels_attract_patches():
         transport.cost(x, t, beta, torch.tensor(0.1)).sum().backward()
         optimizer.step()
     assert (cosines(x, t).mean(1).argmax(-1) == torch.arange(4)).all()
+
+
+def test_real_images_with_sets_of_tokens(tmp_path, monkeypatch):
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real data are not at hand")
+    study = studies(SHARED / "data")[1]
+    monkeypatch.setattr(type(study), "descent", Descent(epochs=3, batch=256, lr=0.02))
+    found = real_images.outcome(study, embedded.METHODS["CT"], 0, Options(tmp_path))
+    assert found.own is None
+    labels = study.targets("test")
+    assert found.scores.shape == labels.shape
+    chance = 100 * labels.mean(0)[labels.any(0)].mean()
+    assert mean_average_precision(found.scores, labels) > 1.5 * chance
