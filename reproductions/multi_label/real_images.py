@@ -112,7 +112,7 @@ class Coco256(Study):
     title = "COCO-256"
     kappa = 20.0
     predicted = 3
-    descent = Descent(epochs=40, batch=32, lr=2e-3)
+    descent = Descent(epochs=16, batch=16, lr=2e-3)
     seen = len(coco.SEEN)
     candidates = {"ZSL": slice(len(coco.SEEN), None), "GZSL": slice(None)}  # noqa: RUF012
 
@@ -165,7 +165,7 @@ class Corel5k(Study):
     title = "Corel5k"
     kappa = 5.0  # chosen on the last 500 training images
     predicted = 5  # as is the rule on Corel5k
-    descent = Descent(epochs=12, batch=64, lr=4e-3)
+    descent = Descent(epochs=8, batch=64, lr=4e-3)
     dim = 64
     seen = corel5k.WORDS
     candidates = {"all words": slice(None)}  # noqa: RUF012

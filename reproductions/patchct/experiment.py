@@ -15,7 +15,7 @@ from reproductions.multi_label.average_precision import mean_average_precision
 from reproductions.multi_label.figures import draw_weights
 from reproductions.multi_label.in_memory import side_by_side
 from reproductions.multi_label.precision_recall import above, precision_recall
-from reproductions.multi_label.real_images import SEEDS, studies
+from reproductions.multi_label.real_images import SEEDS, Study, studies
 from reproductions.patchct import official, real_images, scenes
 from reproductions.patchct.method import Settings
 from reproductions.patchct.scenes import METHODS, SWITCHES, TITLE
@@ -46,12 +46,11 @@ def rows(options: Options) -> list[Row]:
     for other in OTHERS:
         for name in GAINING:
             found.append(row(GAINS, name, METHODS[name], f"over {other}", "map_gain", less=other))
-    for study in studies(options.data):
+    for study in _studies(options):
         row = partial(_row, tier="local", data=study.title, data_hash=study.sha256)
-        boxes = study.covered() is not None
         for name, settings in METHODS.items():
             for column, metric in COLUMNS.items():
-                if metric != "mass_inside" or (column == OWN and boxes):
+                if metric != "mass_inside" or (column == OWN and study.covered() is not None):
                     found.append(row(study.name, name, settings, column, metric))
     return found + official.rows(options)
 
@@ -61,7 +60,7 @@ def prepare(options: Options, advance: Advance) -> None:
     scenes.prepare(options, advance)
     tasks = {
         f"{study.title}, {name}, seed {seed}": partial(real_images.outcome, study, settings, seed, options)
-        for study in studies(options.data)
+        for study in _studies(options)
         for seed in range(options.seed, options.seed + SEEDS)
         for name, settings in METHODS.items()
     }
@@ -93,6 +92,11 @@ def pictures(options: Options) -> dict[str, bytes]:
     return {"scenes_weights": draw_weights(*shown, test.classes, weights)}
 
 
+def _studies(options: Options) -> list[Study]:
+    """Those whose regions are patches; the tokens of Corel5k are none."""
+    return [study for study in studies(options.data) if study.name == "coco256"]
+
+
 def _value(row: Row, settings: Settings, seed: int, options: Options) -> float:
     found = scenes.outcome(settings, seed, options)
     if row.metric == "mass_inside":
@@ -101,7 +105,7 @@ def _value(row: Row, settings: Settings, seed: int, options: Options) -> float:
 
 
 def _on_real_images(row: Row, seed: int, options: Options) -> float:
-    study = next(s for s in studies(options.data) if s.name == row.table)
+    study = next(s for s in _studies(options) if s.name == row.table)
     found = real_images.outcome(study, METHODS[row.row], seed, options)
     if row.metric == "mass_inside":
         assert found.own is not None

@@ -1,4 +1,4 @@
-"""PatchCT's methods on small real data: COCO-256 with all 65 classes seen, and Corel5k."""
+"""PatchCT's methods on small real data, where all classes are seen."""
 
 from __future__ import annotations
 
