@@ -167,8 +167,8 @@ def test_contenders_take_turns(study, monkeypatch):
 
 
 def test_what_is_slow_is_run_less_often(study, monkeypatch):
-    monkeypatch.setattr(study["measure"], "PATIENCE", 0.004)
-    calls = {"fast": lambda: None, "slow": lambda: time.sleep(0.002)}
+    monkeypatch.setattr(study["measure"], "PATIENCE", 0.2)
+    calls = {"fast": lambda: None, "slow": lambda: time.sleep(0.1)}
     times = study["measure"]._interleaved(calls, 9)
     assert {name: len(wall) for name, (wall, _) in times.items()} == {"fast": 9, "slow": 3}
 
