@@ -48,9 +48,10 @@ def rows(options: Options) -> list[Row]:
             found.append(row(GAINS, name, METHODS[name], f"over {other}", "map_gain", less=other))
     for study in _studies(options):
         row = partial(_row, tier="local", data=study.title, data_hash=study.sha256)
+        boxes = study.covered() is not None
         for name, settings in METHODS.items():
             for column, metric in COLUMNS.items():
-                if metric != "mass_inside" or (column == OWN and study.covered() is not None):
+                if metric != "mass_inside" or (column == OWN and boxes):
                     found.append(row(study.name, name, settings, column, metric))
     return found + official.rows(options)
 

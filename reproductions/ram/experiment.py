@@ -43,13 +43,14 @@ def rows(options: Options) -> list[Row]:
         for other in OTHERS:
             found += [row(f"{setting} mAP, over {other}", "map_gain", less=other) for setting in embedded.CANDIDATES]
     for study in studies(options.data):
+        boxes = study.covered() is not None
         for name in real_images.METHODS:
             settings = real_images.settings_of(study, name)
             row = partial(_row, study.name, name, settings, "local", study.title, study.sha256)
             for setting in study.candidates:
                 found.append(row(f"{setting} mAP", "mean_average_precision"))
                 found.append(row(f"{setting} F1@{study.predicted}", "f1_at_k", k=study.predicted))
-            if study.covered() is not None:
+            if boxes:
                 found.append(row(INSIDE, "mass_inside"))
     return found + official.rows(options)
 
