@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.dual_bound import Matrices, settled, spread
+from solvers.dual_bound import Matrices, centred, settled, spread
 from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objective
-from solvers.kernels.smoothed_dual import new_smoothed, smoothed_sweeps
+from solvers.kernels.smoothed_dual import Smoothed, new_smoothed, smoothed_sweeps
 from solvers.local_search import best_permutation, prepare
 from solvers.problems import QuadraticAssignmentProblem, default_tolerance
 from solvers.solution import Progress, Status
@@ -40,6 +40,8 @@ HOPE = 8  # a node is branched on when so many checks like the last would not cl
 STARTS, MOVES = 8, 1000  # of the search for the incumbent; moves a start and member
 SAVE_EVERY = 10.0  # seconds between two checkpoints
 SHARE = 0.2  # of the time limit that this search may take
+SHARE_OF_SWEEPS = 0.5  # of the time left that the sweeps before a check may take
+STRETCH = 100_000_000  # pair costs that sweeps visit between two looks at the clock, about
 
 
 @dataclass
@@ -130,10 +132,11 @@ class _Tree:
         until: float,
     ) -> None:
         self.solver, self.clock, self.until = solver, clock, until
+        self.lattice, centre = lattice(*matrices, constant), centred(matrices)
+        matrices, constant = centre.matrices, constant + centre.constant
         A, B, L = matrices
         n = len(A)
-        self.costs, self.constant, self.lattice = lay_out(*matrices), constant, lattice(*matrices, constant)
-        self.matrices = matrices
+        self.costs, self.constant, self.matrices = lay_out(*matrices), constant, matrices
         self.scale = tuple(spread(M) for M in (A, B))
         self.random = np.random.default_rng([abs(solver.seed), solver.seed < 0])
         self.tolerance = 0.5 * default_tolerance(dtype)
@@ -229,9 +232,7 @@ class _Tree:
         sweeps, eps = (ROOT_SWEEPS, WARM) if root else (SWEEPS, REWARM)
         last = node.bound
         while True:
-            temperatures = eps * (COLD / eps) ** np.linspace(0, 1, sweeps)
-            orders = np.stack([self.random.permutation(m) for _ in range(sweeps)])
-            smoothed_sweeps(state, orders, temperatures)
+            self._ascend(state, m, sweeps, eps)
             found = settled((node.A, node.B, node.L), state, unit)
             self.consider(self._whole(node, found.permutations[0]))
             bound = self.lattice.round_up(node.constant + found.bound)
@@ -246,6 +247,16 @@ class _Tree:
                 break
             last, eps, sweeps = bound, max(COLD, 0.3 * eps), SWEEPS if not root else ROOT_SWEEPS // 2
         return self._children(node, found.leaders, state.U[..., :m], state.V[..., :m])
+
+    def _ascend(self, state: Smoothed, m: int, sweeps: int, eps: float) -> None:
+        """So many sweeps, from temperature ``eps`` down; fewer where time is short, one at least."""
+        began, done, cooled = self.clock.elapsed, 0, 0.0
+        while done == 0 or (done < sweeps and cooled < 1 and not self.expired):
+            part = np.arange(done, min(sweeps, done + max(1, STRETCH // m**4)))
+            done += len(part)
+            temperatures = eps * (COLD / eps) ** np.maximum(cooled, part / max(1, sweeps - 1))
+            smoothed_sweeps(state, np.stack([self.random.permutation(m) for _ in part]), temperatures)
+            cooled = (self.clock.elapsed - began) / (SHARE_OF_SWEEPS * max(self.until - began, 1e-9))
 
     def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
         """One node a choice of the row or column with the fewest choices left, those alike counted once."""

@@ -35,7 +35,8 @@ class SmoothedAscent:
 
     def __init__(self, A: Doubles, B: Doubles, L: Doubles, seed: int = 0) -> None:
         self.problem = (A, B, L)
-        self.scale = (spread(A), spread(B))
+        self.centred = centred(self.problem)
+        (A, B, L), self.scale = self.centred.matrices, (spread(A), spread(B))
         unit = self.scale[0] * self.scale[1]
         self.state = new_smoothed(A / self.scale[0], B / self.scale[1], L / unit)
         self.random = np.random.default_rng(abs(seed))
@@ -51,13 +52,54 @@ class SmoothedAscent:
 
     def settled(self) -> Settled:
         """The bound that the ascent has come to, in float64; the ascent itself stays where it is."""
-        return settled(self.problem, self.state, self.scale[0] * self.scale[1])
+        return settled(self.problem, self.state, self.scale[0] * self.scale[1], self.centred)
 
 
-def settled(problem: Matrices, state: Smoothed, unit: float) -> Settled:
-    """What a smoothed state proves of its problem, whose costs are ``unit`` times the state's."""
+class Centred(NamedTuple):
+    """A problem whose A and B have lost their means off the diagonal, a and b; and by how much every value has fallen.
+
+    Large means drown the differences that permutations make: the smoothed ascent then takes many times the sweeps.
+    """
+
+    matrices: Matrices
+    a: float
+    b: float
+    constant: float
+
+    def add_means(self, U: Doubles, V: Doubles) -> None:
+        """Make dual variables of the centred problem those of the original, in place: the same residuals."""
+        A, B, _ = self.matrices
+        n = len(A)
+        off = 1 - np.eye(n)
+        U += ((self.b / 2 * (A + A.T) + self.a * self.b) * off)[:, :, None]
+        V += (self.a / 2 * (B + B.T) * off)[:, None, :]
+
+
+def centred(problem: Matrices) -> Centred:
+    """The same problem without the means of A and B off their diagonals; integers stay integers."""
+    A, B, L = problem
+    n = len(A)
+    if n < 2:
+        return Centred(problem, 0.0, 0.0, 0.0)
+    off = ~np.eye(n, dtype=bool)
+    a, b = ((np.rint if (M == np.rint(M)).all() else np.float64)(M[off].mean()) for M in (A, B))
+    constant = a * B[off].sum() + b * A[off].sum() - a * b * n * (n - 1)
+    return Centred((np.where(off, A - a, A), np.where(off, B - b, B), L), float(a), float(b), float(constant))
+
+
+def settled(problem: Matrices, state: Smoothed, unit: float, centre: Centred | None = None) -> Settled:
+    """What a smoothed state proves of its problem, whose costs are ``unit`` times the state's.
+
+    Args:
+        problem: its matrices.
+        state: where the ascent stands.
+        unit: of the state's costs.
+        centre: the problem without its means, where that is what the state is of.
+    """
     n = len(problem[0])
     U, V = (np.multiply(x[..., :n], unit, dtype=np.float64) for x in (state.U, state.V))
+    if centre is not None:
+        centre.add_means(U, V)
     dual = new_dual(*problem, np.ascontiguousarray(U), np.ascontiguousarray(V))
     p = np.empty((1, n), np.int64)
     finish(dual, p[0])

@@ -232,6 +232,29 @@ def test_the_smoothed_ascent_comes_near_the_optimum_of_the_relaxation():
     assert solution.lower_bound >= optimum - 2e-3 * float(solution.value - optimum + abs(optimum))
 
 
+@pytest.mark.parametrize("solver", ["hahn_grant", "branch_and_bound"])
+def test_large_means_of_the_matrices_cost_no_sweeps(solver):
+    """Adding a number to all entries off the diagonal adds a constant to every value, and to the bounds."""
+    torch.manual_seed(0)
+    A, B = (torch.randn(9, 9, dtype=torch.float64).fill_diagonal_(0) for _ in range(2))
+    off = 1 - torch.eye(9, dtype=torch.float64)
+    plain = solve(QuadraticAssignmentProblem(A, B), solver, max_iterations=40)
+    moved = solve(QuadraticAssignmentProblem(A + 300 * off, B - 200 * off), solver, max_iterations=40)
+    constant = 300 * B.sum() - 200 * A.sum() - 300 * 200 * 72
+    torch.testing.assert_close(moved.value - constant, plain.value, rtol=0, atol=1e-6)
+    assert moved.lower_bound <= moved.value
+    # the same but for the rounding of what the dual variables are stored in
+    torch.testing.assert_close(moved.lower_bound - constant, plain.lower_bound, rtol=0, atol=0.05)
+
+
+def test_the_first_bound_of_branch_and_bound_does_not_outlast_the_time_limit():
+    torch.manual_seed(0)
+    A, B = (torch.randn(64, 64) for _ in range(2))
+    found = solve(QuadraticAssignmentProblem(A, B), "branch_and_bound", time_limit=0.5)
+    assert found.solve_time < 5  # its sweeps take ten times as long
+    assert torch.isfinite(found.lower_bound)
+
+
 def test_gurobi_says_what_its_licence_does_not_cover():
     if unavailable("gurobi") is not None or not _is_restricted():
         pytest.skip("needs the bundled licence")
