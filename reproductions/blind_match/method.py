@@ -117,8 +117,11 @@ class Distortion:
 
     def alignment(self, V: Tensor, L: Tensor) -> Tensor:
         """F(identity): GW is a distance, the others are similarities with their sign changed; ``(*batch,)``."""
-        loss = (V - L).square() if self.name == "gw" else -V * L
-        return loss.sum((-2, -1))
+        return self.loss(V, L).sum((-2, -1))
+
+    def loss(self, V: Tensor, L: Tensor) -> Tensor:
+        """ℓ of every pair of entries."""
+        return (V - L).square() if self.name == "gw" else -V * L
 
 
 def standardised(K: Tensor, like: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
@@ -24,6 +25,25 @@ def existing(path: Path, what: str) -> Path:
     if not path.exists():
         raise UserError(f"{what} is missing: {path} does not exist")
     return path
+
+
+def read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
+    """These arrays of an .npz file, nothing of it unpickled.
+
+    Raises:
+        UserError: no such file, not a whole archive of numbers, or without one of the arrays.
+    """
+    try:
+        with existing(path, "a file of features").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return tuple(stored[key] for key in keys)
+    except KeyError as error:
+        raise UserError(
+            f"{path} is not as expected ({error.args[0]}): the arrays {', '.join(keys)} are expected"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # zip, zlib, npy header: each has its own
+        raise UserError(f"{path} cannot be read: a whole .npz file is expected there") from error
 
 
 def check_split(split: str, known: tuple[str, ...], title: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reproductions.datasets import (
+    class_vectors,
     coco,
     coco_yolo,
     corel5k,
@@ -96,6 +97,11 @@ KNOWN = (
     Known("MLRSNet", "paper", remote_sensing.MLRSNET_LICENCE, remote_sensing.MLRSNET_SOURCE, ("MLRSNet",)),
     Known("COCO with YOLO labels", "local", coco.LICENCE, coco.SOURCE, coco_yolo.PLACES),
     Known("COCO's patch features", "local", coco.LICENCE, coco.SOURCE, (coco_yolo.PATCHES,)),
+    *(
+        Known(f"{title}'s class vectors", "local", class_vectors.LICENCE, class_vectors.SOURCE, (place,))
+        for title, place in class_vectors.PLACES.items()
+    ),
+    Known("CIFAR-10H", "local", class_vectors.HUMAN_LICENCE, class_vectors.HUMAN_SOURCE, (class_vectors.HUMAN,)),
     Known("Corel5k", "local", corel5k.LICENCE, corel5k.SOURCE, corel5k.FOLDERS),
 )
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from reproductions import UserError
-from reproductions.datasets.annotations import check_split, existing
+from reproductions.datasets.annotations import check_split, existing, read_arrays
 from reproductions.datasets.coco import CLASSES, LICENCE, SOURCE
 from reproductions.datasets.files import Tree, first_folder, is_image, open_tree, unpacked
 from reproductions.datasets.multi_label import MultiLabelImages
@@ -123,8 +123,8 @@ def load_coco_patches(folder: Path, split: str) -> CocoPatches:
     check_split(split, tuple(SPLITS), "COCO's patch features")
     part = SPLITS[split]
     path = folder / PATCHES
-    features, labels, names = _read_arrays(path, f"{part}_feat", f"{part}_label", f"{part}_file")
-    clip, glove = _read_arrays(folder / TEXT, "coco_clip_vit_b32", "coco_glove300")
+    features, labels, names = read_arrays(path, f"{part}_feat", f"{part}_label", f"{part}_file")
+    clip, glove = read_arrays(folder / TEXT, "coco_clip_vit_b32", "coco_glove300")
     shapes = {
         f"{part}_feat of {path}": (features, (len(names), CHANNELS, GRID, GRID)),
         f"{part}_label of {path}": (labels, (len(names), len(CLASSES))),
@@ -200,15 +200,3 @@ def _targets(found: dict[str, Boxes]) -> np.ndarray:
     for row, boxes in zip(targets, found.values(), strict=True):
         row[boxes.objects] = 1
     return targets
-
-
-def _read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
-    try:
-        with existing(path, "a file of features").open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return tuple(stored[key] for key in keys)
-    except KeyError as error:
-        raise UserError(
-            f"{path} is not as expected ({error.args[0]}): the arrays {', '.join(keys)} are expected"
-        ) from error
-    except Exception as error:  # zip, zlib, npy header: each has its own
-        raise UserError(f"{path} cannot be read: a whole .npz file is expected there") from error
