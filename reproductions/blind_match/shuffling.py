@@ -45,8 +45,10 @@ def permuted_alignment(V: Tensor, L: Tensor, distortion: Distortion, permutation
         permutation: p, int64 ``(n,)``.
     """
     rows = max(1, ENTRIES // len(V))
-    blocks = zip(permutation.split(rows), L.split(rows), strict=True)
-    return torch.stack([distortion.alignment(V[p[:, None], permutation], part) for p, part in blocks]).sum()
+    total = V.new_zeros(())
+    for p, part in zip(permutation.split(rows), L.split(rows), strict=True):
+        total += distortion.alignment(V[p[:, None], permutation], part)
+    return total
 
 
 def shuffled_alignment(
