@@ -45,10 +45,14 @@ class _Cell(_Strict):
     interval: float | None = None
     version: str | None = None
     source: str | None = None
+    tolerance: float | None = None
 
 
 class _Table(_Strict):
-    """One published table: what its numbers share, and its cells. A cell may name another version or source."""
+    """One published table: what its numbers share, and its cells.
+
+    A cell may name another version, source or tolerance (where a figure is harder to read).
+    """
 
     id: str
     title: str
@@ -84,7 +88,7 @@ class Paper(_Strict):
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        shared = ("metric", "unit", "direction", "data", "protocol", "tolerance", "tolerance_reason")
+        shared = ("metric", "unit", "direction", "data", "protocol", "tolerance_reason")
         return tuple(
             Claim(
                 paper=self.name,
@@ -95,6 +99,7 @@ class Paper(_Strict):
                 interval=c.interval,
                 version=c.version or t.version,
                 source=c.source or t.source,
+                tolerance=t.tolerance if c.tolerance is None else c.tolerance,
                 **{name: getattr(t, name) for name in shared},
             )
             for t in self.table

@@ -218,7 +218,8 @@ def _print_outcome(outcome: Outcome, results: Path) -> None:
         measured = frame[frame["measured"].notna()]
         if measured.empty:
             continue
-        shown = Table(title=f"{name}: {table.replace('_', ' ')} ({measured['unit'].iloc[0]})")
+        units = ", ".join(measured["unit"].dropna().unique())  # some metrics have none
+        shown = Table(title=f"{name}: {table.replace('_', ' ')}" + (f" ({units})" if units else ""))
         for column in ("row", "column", "measured (95 %)", "published", "verdict"):
             shown.add_column(column, overflow="fold")
         for _, row in measured.iterrows():

@@ -94,5 +94,6 @@ def _finding(key: tuple[str, ...], old: pd.Series, new: pd.Series | None) -> Fin
     if metric.interval == "student":  # trained again with other libraries, a few runs spread as widely as before
         slack = max(slack, (float(old["ci_high"]) - float(old["ci_low"])) / 2)
     passed = worse <= slack
-    word = "unchanged" if worse == 0 else f"{'worse' if worse > 0 else 'better'} by {abs(worse):.4g} {metric.unit}"
+    change = f"{abs(worse):.4g} {metric.unit}".rstrip()
+    word = "unchanged" if worse == 0 else f"{'worse' if worse > 0 else 'better'} by {change}"
     return Finding(key, before, after, passed, f"{word} (tolerance {slack:.3g})")

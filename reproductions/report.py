@@ -96,8 +96,9 @@ def published_text(row: pd.Series) -> str:
     """The published number with its interval, or a dash where none was found."""
     if pd.isna(row["published"]):
         return "–"
-    interval = "" if pd.isna(row["published_ci"]) else f" ± {row['published_ci']:.2f}"
-    return f"{row['published']:.2f}{interval}"
+    form = METRICS[row["metric"]].form
+    interval = "" if pd.isna(row["published_ci"]) else f" ± {row['published_ci']:{form}}"
+    return f"{row['published']:{form}}{interval}"
 
 
 def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Claim | None]) -> str:
@@ -118,7 +119,7 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
     lines = [
         f"# {paper.name}: {name.replace('_', ' ')}",
         f"{paper.authors}, *{paper.title}*, {paper.link}",
-        f"{', '.join(f'{METRICS[m].title} in {METRICS[m].unit}' for m in table['metric'].unique())}; "
+        f"{', '.join(METRICS[m].phrase for m in table['metric'].unique())}; "
         f"tier: {', '.join(table['tier'].unique())}; data: {', '.join(table['data'].unique())}.",
         shown.to_markdown(index=False, disable_numparse=True),
     ]
@@ -153,8 +154,9 @@ def _heat_map(measured: pd.DataFrame) -> Figure:
         values.columns = [c.rpartition(", ")[2] for c in columns]
     fig = Figure(figsize=(3.5 + 0.55 * len(columns), 1.9 + 0.45 * len(names)), layout="constrained")
     axes = fig.subplots()
-    label = {"label": f"{metric.title} ({metric.unit})"}
-    sns.heatmap(values, annot=True, fmt=".0f", cmap="rocket", ax=axes, cbar_kws=label, annot_kws={"size": 9})
+    label = {"label": metric.label}
+    form = ".0f" if metric.unit else metric.form
+    sns.heatmap(values, annot=True, fmt=form, cmap="rocket", ax=axes, cbar_kws=label, annot_kws={"size": 9})
     axes.set(xlabel="" if others else shared, ylabel="")
     axes.tick_params(axis="x", rotation=60)
     axes.tick_params(axis="y", rotation=0)
@@ -181,7 +183,7 @@ def _bars(measured: pd.DataFrame) -> Figure:
         else:
             panel.bar_label(panel.containers[-1], texts, label_type="center", color="white")
         panel.set_title(column)
-        panel.set_xlabel(f"{metric.title} ({metric.unit})")
+        panel.set_xlabel(metric.label)
         panel.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
     return fig

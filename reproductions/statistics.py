@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from reproductions.claims import Claim
+from reproductions.metrics import METRICS
 
 Verdict = Literal["agrees", "differs", "inconclusive", "not comparable", "not run"]
 
@@ -116,5 +117,5 @@ def verdict(
             f"the interval ± {measured.half_width:.2g} is wider than the tolerance {claim.tolerance:g}",
         )
     inside = measured.low - claim.tolerance <= claim.value <= measured.high + claim.tolerance
-    gap = f"{measured.mean - claim.value:+.2f} {claim.unit}"
+    gap = f"{measured.mean - claim.value:+{METRICS[claim.metric].form}} {claim.unit}".rstrip()
     return ("agrees" if inside else "differs"), f"{gap} against the published value, tolerance {claim.tolerance:g}"

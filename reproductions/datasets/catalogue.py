@@ -10,6 +10,7 @@ from reproductions.datasets import (
     class_vectors,
     coco,
     coco_yolo,
+    colours,
     corel5k,
     nus_wide,
     omniglot,
@@ -55,6 +56,7 @@ class Known:
 KNOWN = (
     Known("warped photographs", "embedded", warped.LICENCE, "scikit-image"),
     Known("scenes of digits, grey and coloured", "embedded", scenes.LICENCE, scenes.SOURCE),
+    Known("colours and their names", "embedded", colours.LICENCE, colours.SOURCE),
     Known("stereo motorcycle", "embedded", warped.LICENCE, "D. Scharstein et al., Middlebury, 2014; scikit-image"),
     *(Known(b.title, "paper", b.licence, b.source, (b.folder,)) for b in BENCHMARKS.values()),
     Known("PF-WILLOW", "paper", pf_willow.LICENCE, pf_willow.SOURCE, ("PF-WILLOW", "PF-dataset-WILLOW")),
