@@ -66,6 +66,7 @@ METRICS = {
     "matching_accuracy": Metric("matching accuracy", "percent", "higher", 2.0, interval="bootstrap"),
     "matching_cost": Metric("cost / N²", "", "lower", 0.005, interval="bootstrap", form=".4f"),
     "matching_bound": Metric("bound / N²", "", "higher", 0.005, interval="bootstrap", form=".4f"),
+    "optimality_gap": Metric("optimality gap", "percent", "lower", 2.0, interval="bootstrap"),
     # One of twenty problems is five points.
     "proven_optimal": Metric("proven optimal", "percent", "higher", 5.0, interval="bootstrap"),
     "global_optimum": Metric("global optimum", "percent", "higher", 5.0, interval="bootstrap"),

@@ -40,7 +40,8 @@ def answered(
     instance: Instance, contender: Contender, distortion: Distortion, limit: float, seed: int, options: Options
 ) -> Match:
     """The contender's match, computed once."""
-    sides = [side.numpy() for side in (instance.x, instance.y, instance.all_y) if side is not None]
+    given = instance.x, instance.y, instance.all_y, instance.distances
+    sides = [side.numpy() for side in given if side is not None]
     asked = [contender.solver, dict(contender.settings), asdict(distortion), limit, seed, numba.get_num_threads()]
     key = content_hash(*sides, asked, source_hash(_sources()), torch.__version__, numba.__version__)
     if (known := options.cache.read_json("matches", key)) is not None:
@@ -69,9 +70,7 @@ def summarised(metric: str, matches: Sequence[Match], optima: Sequence[float] = 
     if metric == "proven_optimal":
         return clopper_pearson(sum(m.proven for m in matches), len(matches))
     if metric == "global_optimum":
-        reached = [
-            m.cost <= best + GLOBAL / len(m.permutation) ** 2 for m, best in zip(matches, optima, strict=True)
-        ]
+        reached = [m.cost <= best + GLOBAL / len(m.permutation) ** 2 for m, best in zip(matches, optima, strict=True)]
         return clopper_pearson(sum(reached), len(matches))
     values = [_value(metric, m) for m in matches]
     return student_interval(values) if len(values) > 1 else Estimate(values[0], values[0], values[0], 1)

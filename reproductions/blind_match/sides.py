@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -1,0 +1,106 @@
+"""Pictures of matchings: colours with the names they were given, and solvers against the size of the problem."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import XKCD_COLORS
+from matplotlib.figure import Figure
+
+from reproductions.blind_match.contenders import Match
+
+PER_ROW = 6  # colours
+
+
+def draw_colours(groups: Mapping[str, tuple[Sequence[str], Match]]) -> bytes:
+    """Every colour with the name that it was matched to, and its own below where that is another, as PNG.
+
+    Args:
+        groups: title → the colours' own names, and their match.
+    """
+    heights = [-(-len(names) // PER_ROW) for names, _ in groups.values()]
+    fig = Figure(figsize=(1.75 * PER_ROW, 0.85 * sum(heights) + 0.5 * len(groups)), layout="constrained")
+    panels = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, height, (title, (names, match)) in zip(panels, heights, groups.items(), strict=True):
+        for k, name in enumerate(names):
+            row, column = divmod(k, PER_ROW)
+            given = names[match.permutation[k]]
+            _swatch(axes, column, row, name, given)
+        axes.set(xlim=(0, PER_ROW), ylim=(height, 0), xticks=[], yticks=[])
+        axes.set_title(f"{title}: {match.correct} of {len(names)} right, {_proof(match)}", loc="left", fontsize=11)
+        axes.set_frame_on(False)
+    return _png(fig)
+
+
+def _swatch(axes: Axes, x: int, y: int, name: str, given: str) -> None:
+    colour = XKCD_COLORS[f"xkcd:{name}"]
+    axes.add_patch(mpl.patches.Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=colour))
+    dark = np.dot(mpl.colors.to_rgb(colour), (0.299, 0.587, 0.114)) < 0.55
+    ink = {"color": "white" if dark else "black", "ha": "center", "va": "center"}
+    if given == name:
+        axes.text(x + 0.5, y + 0.5, name, fontsize=10, weight="bold", **ink)
+    else:
+        axes.text(x + 0.5, y + 0.36, f"✗ {given}", fontsize=10, **ink)
+        axes.text(x + 0.5, y + 0.68, f"({name})", fontsize=8, style="italic", **ink)
+
+
+def _proof(match: Match) -> str:
+    if match.proven:
+        return f"proven optimal in {match.seconds:.2g} s"
+    return f"not proven in {match.seconds:.2g} s"
+
+
+def draw_sizes(title: str, sizes: Sequence[int], curves: Mapping[str, Sequence[Match | None]]) -> bytes:
+    """Cost and bound over N² against N, a colour a solver: solid what it found, dashed its lower bound, as PNG.
+
+    Args:
+        title: of the figure.
+        sizes: N of every point.
+        curves: solver → its match at every size, None where there is none.
+    """
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
+        fig = Figure(figsize=(9, 5.5), layout="constrained")
+        axes = fig.subplots()
+        colours = sns.color_palette("husl", len(curves))
+        for (name, matches), colour in zip(curves.items(), colours, strict=True):
+            cost = [np.nan if m is None else m.cost for m in matches]
+            bound = [np.nan if m is None or m.bound is None else m.bound for m in matches]
+            axes.plot(sizes, cost, marker="o", markersize=4, color=colour, label=name)
+            axes.plot(sizes, bound, linestyle="--", color=colour)
+            proven = [(n, m.cost) for n, m in zip(sizes, matches, strict=True) if m is not None and m.proven]
+            if proven:
+                axes.plot(*zip(*proven, strict=True), linestyle="", marker="*", markersize=11, color=colour)
+        lowest = min(m.cost for matches in curves.values() for m in matches if m is not None)
+        axes.set(xlabel="N", ylabel="cost (solid), bound (dashed), over N²; stars: proven optimal", title=title)
+        axes.set_ylim(bottom=min(0.0, lowest))
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return _png(fig)
+
+
+def draw_shuffling(levels: Sequence[float], curves: Mapping[str, np.ndarray]) -> bytes:
+    """Alignment against the share of the pairs that are shuffled, with the spread of the permutations, as PNG.
+
+    Args:
+        levels: shares.
+        curves: distortion → similarities ``(levels, permutations)``.
+    """
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
+        fig = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
+        panels = fig.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (name, scores) in zip(panels, curves.items(), strict=True):
+            low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975], axis=1)
+            axes.fill_between(levels, low, high, alpha=0.3)
+            axes.plot(levels, middle)
+            axes.set(title=name, xlabel="share of the names that are shuffled", ylabel="alignment")
+    return _png(fig)
+
+
+def _png(fig: Figure) -> bytes:
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
