@@ -128,8 +128,9 @@ def _run(problem: QuadraticAssignmentProblem, variant: Variant, clock: Clock, se
             stopped = "time"
             break
         ascent.reduce_leaders(gain)
-        history.append((clock.elapsed, ascent.value, ascent.bound))
-        if sweeps > 0 and _proves(ascent.value, ascent.bound):
+        bound = ascent.bound if ascent.swept else -np.inf
+        history.append((clock.elapsed, ascent.value, bound))
+        if sweeps > 0 and _proves(ascent.value, bound):
             stopped = "proven"
             break
         order, turn = ascent.spread(), 0
@@ -168,6 +169,7 @@ class _Ascent(ABC):
         n = len(matrices[0])
         self.n, self.eps, self.at_once = n, EPS_AUCTION, max(1, WORK // n**2)
         self.best = Best(np.arange(n), np.full(1, np.inf))
+        self.swept = True  # whether all costs are non-negative, so that what has been gained is a bound
         self.leaders = matrices[2] + np.outer(np.diag(matrices[0]), np.diag(matrices[1]))
         self.scratch = new_assignment_scratch(n)
 
@@ -233,18 +235,18 @@ class _Ascent(ABC):
 
 
 class _Dense(_Ascent):
-    """All C_ij,kl; the leaders are the C_ij,ij."""
+    """All C_ij,kl; the leaders are the C_ij,ij. Before a whole sweep there is no bound: costs are negative."""
 
     def __init__(self, problem: QuadraticAssignmentProblem, variant: Variant) -> None:
         (A, B, L), constant = matrices_of(problem)[0], float(problem.constant)
         super().__init__((A, B, L), constant, variant)
-        self.C = dense_costs(A, B)
+        self.C, self.swept = dense_costs(A, B), False
         self.own = np.einsum("ijij->ij", self.C)  # a view
         self.own += L
 
     @property
     def least_gain(self) -> float:
-        return TOLERANCE * abs(self.bound)
+        return TOLERANCE * abs(self.bound) if self.swept else 0.0
 
     def assign_leaders(self, clock: Clock) -> float:
         self.leaders[:] = self.own
@@ -257,6 +259,8 @@ class _Dense(_Ascent):
     def visit(self, order: Integers, turn: int) -> int:
         end = min(len(order), turn + self.at_once)
         visit_some_dense(self.C, order, turn, end, self.scratch)
+        if end == len(order):
+            self.swept = True
         return end
 
     def last_permutation(self) -> Tensor:
@@ -264,7 +268,7 @@ class _Dense(_Ascent):
         return super().last_permutation()
 
     def proven(self, permutation: Tensor) -> float:
-        return self.bound
+        return self.bound if self.swept else -np.inf
 
 
 class _Factorised(_Ascent):
