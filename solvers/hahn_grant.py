@@ -23,7 +23,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 WARM, COLD = 0.3, 5e-4  # temperatures ε, in units of the spread of a pair's cost: the first and the last
-COOLING = 0.6  # of the sweeps until it is cold
+COOLING = 0.9  # of the sweeps until it is cold
+FEW = 400  # sweeps below which the ascent starts warmer, in proportion: it must get about in fewer of them
 EVERY = 1.3  # a check of bound and permutation comes after so many times the sweeps of the last one
 CANDIDATES = 8  # permutations of a sweep that are improved by exchanges
 STARTS, MOVES = 4, 500  # of the search for a first permutation; moves a start and member
@@ -161,11 +162,12 @@ class _Ascent:
             if self.expired:
                 self.status = Status.TIME_LIMIT
                 break
-            cold = COOLING * limit
+            expected = float(limit)
             if self.clock.time_limit is not None and self.sweeps > 0:
                 each = (self.clock.elapsed - began) / self.sweeps
-                cold = COOLING * min(limit, (self.clock.time_limit - began) / each)
-            eps = WARM * (COLD / WARM) ** min(1.0, self.sweeps / cold)
+                expected = min(expected, (self.clock.time_limit - began) / each)
+            warm = WARM * max(1.0, FEW / expected)
+            eps = warm * (COLD / warm) ** min(1.0, self.sweeps / (COOLING * expected))
             ascent.sweep(eps)
             self.sweeps += 1
             if self.sweeps >= due and not self.expired:

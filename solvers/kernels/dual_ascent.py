@@ -97,10 +97,10 @@ def _assign_leaders(dual: Dual, scratch: Scratch) -> None:  # pragma: no cover -
 
 
 @compiled
-def _visit(dual: Dual, i: int, j: int, scratch: Scratch) -> None:  # pragma: no cover - compiled
-    """Move the optimal duals of the assignment problem on R_ij into the leader of (i, j)."""
-    A, AT, B, BT, U, V, leaders, _ = dual
-    n, cost = len(A), scratch.cost
+def residuals(dual: Dual, i: int, j: int, cost: Doubles) -> None:  # pragma: no cover - compiled
+    """R_ij without row i and column j, to ``cost`` (n − 1, n − 1)."""
+    A, AT, B, BT, U, V, _, _ = dual
+    n = len(A)
     for k in range(n):
         row = k - (k > i)
         if k == i:
@@ -110,14 +110,28 @@ def _visit(dual: Dual, i: int, j: int, scratch: Scratch) -> None:  # pragma: no 
                 cost[row, l - (l > j)] = (
                     A[i, k] * B[j, l] + AT[i, k] * BT[j, l] - U[k, i, j] - V[l, i, j] - U[i, k, l] - V[j, k, l]
                 )
-    m = n - 1
+
+
+@compiled
+def move_to_duals(dual: Dual, i: int, j: int, u: Doubles, v: Doubles) -> float:  # pragma: no cover - compiled
+    """Take the duals u, v of R_ij from it; their sum is what the leader of (i, j) gains."""
+    gain = 0.0
+    for k in range(len(dual.A) - 1):
+        gain += u[k] + v[k]
+        dual.U[k + (k >= i), i, j] += u[k]
+        dual.V[k + (k >= j), i, j] += v[k]
+    return gain
+
+
+@compiled
+def _visit(dual: Dual, i: int, j: int, scratch: Scratch) -> None:  # pragma: no cover - compiled
+    """Move the optimal duals of the assignment problem on R_ij into the leader of (i, j)."""
+    cost, m = scratch.cost, len(dual.A) - 1
+    residuals(dual, i, j, cost)
     shortest_augmenting_path(
         cost, True, scratch.p[:m], scratch.q[:m], scratch.u[:m], scratch.v[:m], scratch.values, scratch.indices
     )
-    for k in range(m):
-        leaders[i, j] += scratch.u[k] + scratch.v[k]
-        U[k + (k >= i), i, j] += scratch.u[k]
-        V[k + (k >= j), i, j] += scratch.v[k]
+    dual.leaders[i, j] += move_to_duals(dual, i, j, scratch.u, scratch.v)
 
 
 @compiled
@@ -134,7 +148,7 @@ def _spread(dual: Dual) -> None:  # pragma: no cover - compiled
 
 
 @compiled
-def _note(permutation: Integers, i: int, j: int, p: Integers) -> None:  # pragma: no cover - compiled
+def note(permutation: Integers, i: int, j: int, p: Integers) -> None:  # pragma: no cover - compiled
     """i → j and the assignment p of the others."""
     permutation[i] = j
     for k in range(len(permutation) - 1):
@@ -156,7 +170,7 @@ def exact_sweep(dual: Dual, permutations: Integers) -> None:  # pragma: no cover
     for turn in range(n * n if n > 1 else 0):
         i, j = order[turn] // n, order[turn] % n
         _visit(dual, i, j, scratch)
-        _note(permutations[1 + turn], i, j, scratch.p)
+        note(permutations[1 + turn], i, j, scratch.p)
     if n == 1:
         permutations[1] = 0
 
