@@ -70,6 +70,19 @@ def student_interval(samples: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(x.mean().item(), (x.mean() - half).item(), (x.mean() + half).item(), x.size)
 
 
+def clopper_pearson(correct: int, n: int) -> Estimate:
+    """A share of n trials in percent, with the exact 95 % binomial interval (Clopper and Pearson, Biometrika 26, 1934).
+
+    Raises:
+        ValueError: no trial, or more successes than trials.
+    """
+    if not 0 <= correct <= n or n < 1:
+        raise ValueError(f"a share needs 0 ≤ correct ≤ n and n ≥ 1, not {correct} of {n}")
+    low = stats.beta.ppf(0.025, correct, n - correct + 1) if correct > 0 else 0.0
+    high = stats.beta.ppf(0.975, correct + 1, n - correct) if correct < n else 1.0
+    return Estimate(100 * correct / n, 100 * float(low), 100 * float(high), n)
+
+
 def resampled_interval(values: Sequence[float] | np.ndarray, n: int) -> Estimate:
     """A number that is no mean of samples: the first value, with the 95 % percentile interval of the others.
 

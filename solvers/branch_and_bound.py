@@ -35,6 +35,7 @@ Integers = NDArray[np.int64]
 ENUMERATED = 4  # members left below which all permutations are tried
 WARM, COLD = 0.3, 5e-4  # temperatures at the root, in units of the spread of a pair's cost
 REWARM = 0.01  # the temperature that a node starts again from
+FEW = 400  # sweeps at the root below which it starts warmer, in proportion
 ROOT_SWEEPS, SWEEPS = 600, 8  # at the root; at a node between two checks of its bound
 HOPE = 8  # a node is branched on when so many checks like the last would not close its gap
 STARTS, MOVES = 8, 1000  # of the search for the incumbent; moves a start and member
@@ -249,14 +250,18 @@ class _Tree:
         return self._children(node, found.leaders, state.U[..., :m], state.V[..., :m])
 
     def _ascend(self, state: Smoothed, m: int, sweeps: int, eps: float) -> None:
-        """So many sweeps, from temperature ``eps`` down; fewer where time is short, one at least."""
-        began, done, cooled = self.clock.elapsed, 0, 0.0
+        """So many sweeps, from temperature ``eps`` down; fewer, from a higher one, where time is short."""
+        began, allowed = self.clock.elapsed, SHARE_OF_SWEEPS * (self.until - self.clock.elapsed)
+        done, cooled, warm = 0, 0.0, eps
         while done == 0 or (done < sweeps and cooled < 1 and not self.expired):
             part = np.arange(done, min(sweeps, done + max(1, STRETCH // m**4)))
             done += len(part)
-            temperatures = eps * (COLD / eps) ** np.maximum(cooled, part / max(1, sweeps - 1))
+            temperatures = warm * (COLD / warm) ** np.maximum(cooled, part / max(1, sweeps - 1))
             smoothed_sweeps(state, np.stack([self.random.permutation(m) for _ in part]), temperatures)
-            cooled = (self.clock.elapsed - began) / (SHARE_OF_SWEEPS * max(self.until - began, 1e-9))
+            spent = self.clock.elapsed - began
+            cooled = spent / allowed if allowed > 0 else 1.0
+            if eps == WARM:
+                warm = WARM * max(1.0, FEW / min(FEW, done / max(cooled, 1e-9)))
 
     def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
         """One node a choice of the row or column with the fewest choices left, those alike counted once."""

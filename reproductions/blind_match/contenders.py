@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reproductions.blind_match.ablation import VARIANTS, run_published
 from reproductions.blind_match.instances import Instance
 from reproductions.blind_match.method import Distortion
+from reproductions.blind_match.published_ascent import VARIANTS, run_published
 from solvers import QuadraticAssignmentProblem, Solution, Status, make_solver
 from solvers.registry import solver_class
 
