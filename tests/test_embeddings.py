@@ -163,7 +163,7 @@ def test_dinov2_resizes_its_positions_as_its_own_code_does():
     positions = torch.cat([torch.tensor([[[5.0]]], dtype=torch.float64), ramp.reshape(1, -1, 1)], 1)
     found = resized_as_dinov2(positions, side)
     assert found[0, 0] == 5
-    read, cells = found[0, 1:, 0].reshape(side, side)[3, 1:-1], torch.arange(side)[1:-1] + 0.5
+    read, cells = found[0, 1:, 0].reshape(side, side)[3, 1:-1], torch.arange(side).double()[1:-1] + 0.5
     assert torch.allclose(read, cells * n / (side + 0.1) - 0.5, rtol=0, atol=0.07)  # bicubic: not quite straight
     assert (read - (cells * n / side - 0.5)).abs().max() > 0.2
     assert torch.equal(resized_as_dinov2(positions, n), positions)

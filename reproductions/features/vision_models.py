@@ -25,7 +25,7 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
 from reproductions import UserError
 from reproductions.features.clip import open_clip_model
 from reproductions.features.vision_recipes import DIMENSION, Recipe, vision_recipe
-from reproductions.features.weights import FOLDER, find_weights, weights_sha256
+from reproductions.features.weights import FOLDER, SUFFIXES, find_weights, weights_sha256
 from reproductions.storage import Cache, content_hash, source_hash
 
 DINO_RN50 = "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
@@ -238,5 +238,5 @@ def _no_download(recipe: Recipe, error: Exception) -> UserError:
     places = " or ".join(dict.fromkeys(f"DIR/{FOLDER}/{stem}" for stem in recipe.stems))
     return UserError(
         f"the weights of {recipe.name} cannot be downloaded ({type(error).__name__}): put them into {places}"
-        " with --data DIR, as .safetensors or .pth"
+        f" with --data DIR, ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     )
