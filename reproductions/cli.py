@@ -14,15 +14,23 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from reproductions import PAPERS, UserError
 from reproductions.claims import load_paper
-from reproductions.datasets import DATASETS
-from reproductions.datasets.catalogue import KNOWN
-from reproductions.devices import device_of
+from reproductions.console import (
+    RESULTS,
+    DataOption,
+    DeviceOption,
+    ResultsOption,
+    check_folder,
+    checked_device,
+    err,
+    out,
+    progress_bar,
+)
+from reproductions.data_commands import data_app, print_data_sets
 from reproductions.experiment import Options, Outcome, reproduce
 from reproductions.gate import compare, reference_tables
 from reproductions.report import measured_text, published_text, read_tables, write_report
@@ -38,16 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of the tables, runs and caches.")]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of data sets in their official layouts, and of weights.")
-]
+app.add_typer(data_app, name="data")
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
-RESULTS = Path("results")
 
 
 def main() -> None:
@@ -94,26 +94,7 @@ def list_() -> None:
         paper = load_paper(name)
         table.add_row(name, paper.title, str(len(paper.claims)))
     out.print(table)
-    data()
-
-
-@app.command()
-def data(folder: DataOption = None) -> None:
-    """The data sets the project knows, and what a folder holds of those that do not come with it."""
-    _check_folder(folder)
-    table = Table(title="Data")
-    for column in ("name", "tier", "found", "licence", "source"):
-        table.add_column(column, overflow="fold")
-    for load in DATASETS.values():
-        d = load()
-        found = f"{len(d.images)} images, sha256 {d.sha256[:16]}…"
-        table.add_row(d.name, d.tier, found, d.licence, d.source)
-    for k in KNOWN:
-        found = "here" if not k.places else k.found(folder) if folder is not None else ""
-        table.add_row(k.title, k.tier, found or "–", k.licence, k.source)
-    out.print(table)
-    if folder is None:
-        out.print("what a folder holds of the rest: matchmark data --data DIR", soft_wrap=True)
+    print_data_sets(None)
 
 
 @app.command()
@@ -137,7 +118,7 @@ def solve(
     given = read_problem(file, problem, solver)
     try:
         chosen = make_solver(solver or default_solver(given), **_settings(settings), time_limit=time_limit, seed=seed)
-        solution = chosen.solve(given.to(_device(device)))
+        solution = chosen.solve(given.to(checked_device(device)))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     path = output or file.with_suffix(".solution.npz")
@@ -160,8 +141,8 @@ def reproduce_(
     device: DeviceOption = "cpu",
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
-    _check_folder(data)
-    options = Options(results, data, _device(device), seed, jobs, train)
+    check_folder(data)
+    options = Options(results, data, checked_device(device), seed, jobs, train)
     try:
         for name in papers or PAPERS:
             _print_outcome(_reproduce_with_progress(name, options), results)
@@ -202,8 +183,7 @@ def check(
 
 
 def _reproduce_with_progress(paper: str, options: Options) -> Outcome:
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=err, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(paper, total=1.0)
         return reproduce(paper, options, partial(_advance, progress, task, paper))
 
@@ -266,17 +246,6 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = text
     return found
-
-
-def _device(name: str) -> str:
-    if device_of(name).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"the device {name!r} was asked for, but torch sees no CUDA device here")
-    return name
-
-
-def _check_folder(data: Path | None) -> None:
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data names a folder of data sets, and {data} is none")
 
 
 def _tick(yes: bool) -> str:

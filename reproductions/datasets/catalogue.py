@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reproductions.datasets import (
+    cifar,
+    class_folders,
     class_vectors,
     coco,
+    coco_captions,
     coco_yolo,
     colours,
     corel5k,
+    imagenet100,
     nus_wide,
     omniglot,
     pedestrians,
@@ -97,6 +101,12 @@ KNOWN = (
         remote_sensing.MULTISCENE_FOLDERS,
     ),
     Known("MLRSNet", "paper", remote_sensing.MLRSNET_LICENCE, remote_sensing.MLRSNET_SOURCE, ("MLRSNet",)),
+    *(Known(c.title, "paper", cifar.LICENCE, cifar.SOURCE, c.places) for c in cifar.LAYOUTS.values()),
+    Known(
+        "CINIC-10", "paper", class_folders.CINIC10_LICENCE, class_folders.CINIC10_SOURCE, class_folders.CINIC10_FOLDERS
+    ),
+    Known("ImageNet-100", "paper", imagenet100.LICENCE, imagenet100.SOURCE, imagenet100.FOLDERS),
+    Known("MS-COCO 2017, captions", "paper", coco.LICENCE, coco.SOURCE, coco_captions.FOLDERS),
     Known("COCO with YOLO labels", "local", coco.LICENCE, coco.SOURCE, coco_yolo.PLACES),
     Known("COCO's patch features", "local", coco.LICENCE, coco.SOURCE, (coco_yolo.PATCHES,)),
     *(

@@ -30,15 +30,20 @@ class _DataUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it refers to {module}.{name}") from None
 
 
-def read_pickle(path: Path, expected: str) -> Any:
+def read_pickle(path: Path, expected: str, encoding: str = "ASCII") -> Any:
     """What a pickle holds, if that is made of dicts, lists, tuples, sets, numbers, strings and NumPy arrays.
+
+    Args:
+        path: the file.
+        expected: what should be there, for the message.
+        encoding: of the strings that Python 2 wrote; "latin1" where NumPy arrays are among them.
 
     Raises:
         UserError: the file is missing, is no pickle, or holds anything else, which is not run.
     """
     try:
         with path.open("rb") as file:
-            return _DataUnpickler(file).load()
+            return _DataUnpickler(file, encoding=encoding).load()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {expected} there") from error
     except Exception as error:  # broken pickles raise nearly anything

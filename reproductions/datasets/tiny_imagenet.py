@@ -9,14 +9,18 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from reproductions import UserError
+from reproductions.datasets.annotations import read_json, read_text
 from reproductions.datasets.files import Tree, is_image, open_tree
 from reproductions.datasets.images import ImageSet
+from reproductions.datasets.labelled_images import LabelledImages, from_members
+from reproductions.datasets.prompts import IMAGENET, sentences
 
 LICENCE = "ImageNet terms of access (non-commercial research and education)"
 SOURCE = "Y. Le, X. Yang, Tiny ImageNet Visual Recognition Challenge, 2015"
 SIDE = 64
 CLASSES = 200
 BASE = 150
+WORDS, NAMES = "words.txt", "tinyimagenet200_names.json"
 CANDIDATES = {
     "train": ("tiny-imagenet-200", "tiny-imagenet-200.zip", "tinyimagenet200_train50perclass.zip"),
     "val": ("tiny-imagenet-200", "tiny-imagenet-200.zip", "tinyimagenet200_val10000.zip"),
@@ -44,6 +48,35 @@ def load_tiny_imagenet(folder: Path, split: str, classes: tuple[str, ...]) -> Im
         classes=classes,
         licence=LICENCE,
         source=f"{SOURCE}; {tree.path.name}",
+    )
+
+
+def load_tiny_imagenet_files(folder: Path) -> LabelledImages:
+    """All images for validation, which stay on disk, by classes in the order of their wnids.
+
+    Names are the first of ``words.txt``, in the data set or beside it, or of ``tinyimagenet200_names.json``.
+
+    Raises:
+        UserError: there is no Tiny-ImageNet in the folder, or no names of its classes.
+    """
+    place = _place(folder, "val")
+    with open_tree(place) as tree:
+        members = _members(tree, "val")
+        names = _names(tree, folder)
+    if lacking := [wnid for wnid in members if wnid not in names]:
+        raise UserError(f"{folder} has no name of the class {lacking[0]} of Tiny-ImageNet: put a whole {WORDS} there")
+    images, labels = from_members(place, {wnid: sorted(members[wnid]) for wnid in sorted(members)})
+    classes = tuple(names[wnid].split(",")[0].strip() for wnid in sorted(members))
+    return LabelledImages(
+        name="tiny_imagenet",
+        title="Tiny-ImageNet",
+        tier="local",
+        images=images,
+        labels=labels,
+        classes=classes,
+        texts=sentences(classes, IMAGENET),
+        licence=LICENCE,
+        source=f"{SOURCE}; {place.name}",
     )
 
 
@@ -97,3 +130,16 @@ def _members(tree: Tree, split: str) -> dict[str, list[str]]:
     if not members:
         raise UserError(f"{tree.path} has no image of the {split} split: {split}/<wnid>/ is expected in it")
     return members
+
+
+def _names(tree: Tree, folder: Path) -> dict[str, str]:
+    """The names of classes by wnid, several with commas between."""
+    inside = next((name for name in tree.names if PurePosixPath(name).name == WORDS), None)
+    if inside is None and (folder / NAMES).is_file():
+        found = read_json(folder / NAMES, "names of classes by wnid are expected")
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+            raise UserError(f"{folder / NAMES} must hold an object of names of classes by wnid")
+        return found
+    expected = f"lines of a wnid, a tab and names ({WORDS}) are expected"
+    text = read_text(folder / WORDS, expected) if inside is None else tree.read(inside).decode(errors="replace")
+    return {wnid: name for wnid, _, name in (line.partition("\t") for line in text.splitlines())}

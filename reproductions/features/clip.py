@@ -204,21 +204,45 @@ def load_clip(name: str = "ViT-B-16-quickgelu", weights: Path | None = None, see
         UserError: open_clip knows no such model, or it has no vision transformer; the file is missing, broken or of
             another model.
     """
+    model = open_clip_model(name, weights, seed)
+    try:
+        return Clip(model).eval()
+    except ValueError as error:
+        raise UserError(f"{name} is not a CLIP with a vision transformer: {error}") from None
+
+
+def open_clip_model(
+    name: str = "ViT-B-16-quickgelu", weights: Path | None = None, seed: int = 0, download: bool = False
+) -> nn.Module:
+    """An ``open_clip.CLIP`` by its name there, with an image tower of either kind, in evaluation mode on the CPU.
+
+    Args:
+        name: as for ``load_clip``.
+        weights: as for ``load_clip``.
+        seed: of random weights.
+        download: without a file, take OpenAI's weights as open_clip downloads them, with its own exceptions.
+
+    Raises:
+        UserError: open_clip knows no such model, or it is of another kind; the file is missing, broken or of another
+            model.
+    """
     import open_clip
 
     config = open_clip.get_model_config(name)
     if config is None:
         raise UserError(f"open_clip knows no model {name!r}; use one of its names, such as ViT-B-16-quickgelu")
+    if download and weights is None:
+        return open_clip.create_model(name, pretrained="openai").eval()
     known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            clip = Clip(open_clip.CLIP(**{key: value for key, value in config.items() if key in known}))
+            model = open_clip.CLIP(**{key: value for key, value in config.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{name} is not a CLIP with a vision transformer: {error}") from None
+            raise UserError(f"{name} is not a CLIP with a vision transformer or a ResNet: {error}") from None
     if weights is not None:
-        _fill(clip.model, read_weights(weights), weights, name)
-    return clip.eval()
+        _fill(model, read_weights(weights), weights, name)
+    return model.eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
