@@ -1,6 +1,6 @@
 """Per-paper reproductions: data → features → problem → solve → metric → row, one folder a paper."""
 
-PAPERS = ("deepemd", "scot", "patchct", "ram")
+PAPERS = ("deepemd", "scot", "patchct", "ram", "blind_match")
 """The papers that can be run, each a sub-package with claims.toml, protocol.md, method.py and experiment.py."""
 
 

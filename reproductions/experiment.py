@@ -76,6 +76,7 @@ class Options:
     Attributes:
         data: a folder of data sets in their official layouts, and of weights; without it, the embedded tier alone.
         train: whether networks that its data sets lack are trained first.
+        full: whether rows are measured, too, whose published time limits and repetitions take hours.
     """
 
     results: Path
@@ -84,6 +85,7 @@ class Options:
     seed: int = 0
     jobs: int = 1
     train: bool = False
+    full: bool = False
 
     @property
     def cache(self) -> Cache:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -14,7 +13,7 @@ from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import answered, columns_of, summarised
 from reproductions.blind_match.sampling import local_seeds
 from reproductions.blind_match.sides import Pair, stored_pairs
-from reproductions.blind_match.tables import rows_of
+from reproductions.blind_match.tables import Source, rows_of
 from reproductions.experiment import Measured, Options, Row
 from reproductions.storage import content_hash, source_hash
 
@@ -36,20 +35,20 @@ def rows(options: Options) -> list[Row]:
         if name not in pairs:
             continue
         pair = pairs[name]
-        data = {"tier": "local", "data": pair.data, "data_hash": pair.sha256}
+        source = Source("local", pair.data, pair.sha256)
         about = {"pair": name, "seeds": SEEDS}
         for distortion in DISTORTIONS:
             title = f"{pair.title}, {distortion.title}"
-            found += rows_of(SMALL, title, CONTENDERS[EXACT], LIMIT, distortion, about, **data)
+            found += rows_of(SMALL, title, CONTENDERS[EXACT], LIMIT, distortion, about, source)
         if name == "people_language":
             continue
         for title, contender in CONTENDERS.items():
             columns = columns_of(contender) | {"global optimum": "global_optimum"}
             missing = contender.unavailable(len(pair.classes))
-            of = partial(rows_of, missing=missing, columns=columns, **data)
-            found += of(f"{SOLVERS}_{name}", title, contender, LIMIT, GW, about)
+            table = f"{SOLVERS}_{name}"
+            found += rows_of(table, title, contender, LIMIT, GW, about, source, columns, missing)
         if name == "network_language":
-            found += _classified_rows(pair, about, data)
+            found += _classified_rows(pair, about, source)
     return found
 
 
@@ -73,14 +72,14 @@ def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Mea
     return summarised(row.metric, found, optima)
 
 
-def _classified_rows(pair: Pair, about: dict[str, object], data: dict[str, str]) -> list[Row]:
+def _classified_rows(pair: Pair, about: dict[str, object], source: Source) -> list[Row]:
     columns = {"classification accuracy": "classification_accuracy", "matching accuracy": "matching_accuracy"}
     found = []
     for title in CLASSIFYING:
-        of = partial(rows_of, columns=columns, missing=CONTENDERS[title].unavailable(len(pair.classes)), **data)
-        found += of(CLASSIFIED, title, CONTENDERS[title], LIMIT, GW, about)
+        missing = CONTENDERS[title].unavailable(len(pair.classes))
+        found += rows_of(CLASSIFIED, title, CONTENDERS[title], LIMIT, GW, about, source, columns, missing)
     settings = {**about, "solver": "scipy"}
-    return [*found, Row(CLASSIFIED, BEST, *next(iter(columns.items())), "none", settings, **data)]
+    return [*found, Row(CLASSIFIED, BEST, *next(iter(columns.items())), "none", settings, *source)]
 
 
 def _classified(row: Row, pair: Pair, options: Options, advance: Callable[[float], None]) -> Measured:

@@ -13,7 +13,7 @@ from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import answered, summarised
 from reproductions.blind_match.sampling import local_seeds
 from reproductions.blind_match.shuffling import min_max_scaled, shuffled_alignment, shuffling_levels
-from reproductions.blind_match.tables import rows_of
+from reproductions.blind_match.tables import Source, rows_of
 from reproductions.datasets.colours import BASIC, load_colours
 from reproductions.experiment import Measured, Options, Row
 from reproductions.statistics import Estimate
@@ -32,8 +32,8 @@ GW = Distortion("gw")
 
 def rows() -> list[Row]:
     """The basic colours, the best subsets of every size, the same with permuted names, and shuffled alignments."""
-    data = {"tier": "embedded", "data": TITLE, "data_hash": load_colours().sha256}
-    row = partial(rows_of, TABLE, contender=CONTENDERS[SOLVER], distortion=GW, **data)
+    source = Source("embedded", TITLE, load_colours().sha256)
+    row = partial(rows_of, TABLE, contender=CONTENDERS[SOLVER], distortion=GW, source=source)
     found = row(row="eleven basic colours", limit=LIMIT, about={"n": len(BASIC), "chosen": "basic"})
     for n in SIZES:
         found += row(row=f"N = {n}", limit=LIMIT, about={"n": n, "chosen": "best subset"})
@@ -43,7 +43,7 @@ def rows() -> list[Row]:
     for name, distortion in DISTORTIONS.items():
         for level in LEVELS:
             settings = {"distortion": distortion.title, "level": round(level, 3), "permutations": PERMUTATIONS}
-            found.append(Row(SHUFFLED, name, f"{level:.1f}", "alignment", "none", settings, **data))
+            found.append(Row(SHUFFLED, name, f"{level:.1f}", "alignment", "none", settings, *source))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from reproductions.blind_match import ablation_rows, cifar10, colours, official, tiny_imagenet
 from reproductions.blind_match.figures import draw_colours, draw_shuffling, draw_sizes
 from reproductions.blind_match.sides import stored_pairs
+from reproductions.datasets.colours import load_colours
 from reproductions.experiment import Advance, Measured, Options, Row
 
 DRAWN_SIZES = (20, 40)  # of the colours
@@ -25,7 +26,7 @@ def prepare(options: Options, advance: Advance) -> None:
 
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
     """One number, by whoever the row's table belongs to."""
-    if row.tier == "paper":
+    if row.table in official.STUDIES:
         return official.measure(row, options, advance)
     for part, name in ((ablation_rows, "hahn_grant"), (colours, "colours"), (cifar10, "cifar10")):
         if row.table.startswith(name):
@@ -42,7 +43,7 @@ def pictures(options: Options) -> dict[str, bytes]:
 
 
 def _colours(options: Options) -> bytes:
-    names = colours.load_colours().names
+    names = load_colours().names
     groups = {}
     for row in colours.rows():
         if row.column == "cost" and row.row in {f"N = {n}" for n in DRAWN_SIZES}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -41,7 +42,7 @@ def _swatch(axes: Axes, x: int, y: int, name: str, given: str) -> None:
     colour = XKCD_COLORS[f"xkcd:{name}"]
     axes.add_patch(mpl.patches.Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=colour))
     dark = np.dot(mpl.colors.to_rgb(colour), (0.299, 0.587, 0.114)) < 0.55
-    ink = {"color": "white" if dark else "black", "ha": "center", "va": "center"}
+    ink: dict[str, Any] = {"color": "white" if dark else "black", "ha": "center", "va": "center"}
     if given == name:
         axes.text(x + 0.5, y + 0.5, name, fontsize=10, weight="bold", **ink)
     else:

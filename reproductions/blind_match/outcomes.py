@@ -43,7 +43,7 @@ def answered(
     given = instance.x, instance.y, instance.all_y, instance.distances
     sides = [side.numpy() for side in given if side is not None]
     asked = [contender.solver, dict(contender.settings), asdict(distortion), limit, seed, numba.get_num_threads()]
-    key = content_hash(*sides, asked, source_hash(_sources()), torch.__version__, numba.__version__)
+    key = content_hash(*sides, asked, source_hash(solver_sources()), torch.__version__, numba.__version__)
     if (known := options.cache.read_json("matches", key)) is not None:
         return Match(**known | {"permutation": tuple(known["permutation"]), "history": _points(known["history"])})
     found = contender.match(instance, distortion, limit, seed)
@@ -72,7 +72,11 @@ def summarised(metric: str, matches: Sequence[Match], optima: Sequence[float] = 
     if metric == "global_optimum":
         reached = [m.cost <= best + GLOBAL / len(m.permutation) ** 2 for m, best in zip(matches, optima, strict=True)]
         return clopper_pearson(sum(reached), len(matches))
-    values = [_value(metric, m) for m in matches]
+    return spread([_value(metric, m) for m in matches])
+
+
+def spread(values: Sequence[float]) -> Estimate:
+    """Their mean with Student's interval; a single value stands for itself."""
     return student_interval(values) if len(values) > 1 else Estimate(values[0], values[0], values[0], 1)
 
 
@@ -90,7 +94,7 @@ def _points(history: list[list[float | None]]) -> tuple[tuple[float, float | Non
     return tuple((float(t or 0.0), value, bound) for t, value, bound in history)
 
 
-def _sources() -> tuple[Path, ...]:
+def solver_sources() -> tuple[Path, ...]:
     """What a match depends on: the solvers, and what poses their problems."""
     folder = Path(__file__).parent
     own = [p for name in OWN if (p := folder / f"{name}.py").exists()]

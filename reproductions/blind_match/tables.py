@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from reproductions.blind_match.contenders import Contender
 from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import columns_of
 from reproductions.experiment import Row
+
+
+class Source(NamedTuple):
+    """Where the instances of a row come from."""
+
+    tier: str
+    data: str
+    data_hash: str
 
 
 def rows_of(
@@ -19,10 +27,9 @@ def rows_of(
     limit: float,
     distortion: Distortion,
     about: Mapping[str, Any],
-    *,
+    source: Source,
     columns: Mapping[str, str] | None = None,
     missing: str = "",
-    **data: str,
 ) -> list[Row]:
     """A row a column of what is said of a contender.
 
@@ -33,14 +40,14 @@ def rows_of(
         limit: seconds a match.
         distortion: by which kernels.
         about: which instances, as the table's own ``measure`` reads it from the settings.
+        source: of the instances.
         columns: column → metric; all that the contender gives when left out.
         missing: why it cannot be measured here, "" where it can.
-        data: ``tier``, ``data`` and ``data_hash``.
     """
     switches = {name: True for name, on in asdict(distortion.compatibility).items() if on}
     shown = {"distortion": distortion.title, **switches, **about, "limit": limit, **contender.settings}
     return [
-        Row(table, row, column, metric, contender.solver, shown, missing=missing, **data)
+        Row(table, row, column, metric, contender.solver, shown, *source, missing=missing)
         for column, metric in (columns or columns_of(contender)).items()
     ]
 

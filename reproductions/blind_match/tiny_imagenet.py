@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from reproductions.blind_match.instances import Instance, best_subsets
 from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import answered, summarised
 from reproductions.blind_match.sides import Pair, stored_pairs
-from reproductions.blind_match.tables import by_metric, rows_of
+from reproductions.blind_match.tables import Source, by_metric, rows_of
 from reproductions.experiment import Measured, Options, Row
 
 GW = Distortion("gw")
@@ -36,23 +36,23 @@ def rows(options: Options) -> list[Row]:
         if name not in pairs:
             continue
         pair = pairs[name]
-        data = {"tier": "local", "data": pair.data, "data_hash": pair.sha256}
+        source = Source("local", pair.data, pair.sha256)
         for n in sizes:
             limit = LIMIT if n <= LARGE else LARGE_LIMIT
             for title, contender in CONTENDERS.items():
                 missing = contender.unavailable(n)
                 if n > LARGEST.get(title, n):
                     missing = f"its n⁴ costs of pairs do not fit into memory for n > {LARGEST[title]}"
-                of = rows_of(name, title, contender, limit, GW, _about(name, n), missing=missing, **data)
+                of = rows_of(name, title, contender, limit, GW, _about(name, n), source, missing=missing)
                 found += by_metric(name, f"N = {n}", of)
             if name == "tiny_imagenet_100":
                 missing = CONTENDERS["pylibmgm"].unavailable(n) or ("" if options.full else WAITS)
                 title = f"pylibmgm, {LONGER:g} s"
                 contender, about = CONTENDERS["pylibmgm"], _about(name, n)
-                of = rows_of(name, title, contender, LONGER, GW, about, missing=missing, **data)
+                of = rows_of(name, title, contender, LONGER, GW, about, source, missing=missing)
                 found += by_metric(name, f"N = {n}", of)
         if name == "tiny_imagenet_100":
-            found += _more_rows(name, sizes, options, data)
+            found += _more_rows(name, sizes, options, source)
     return found
 
 
@@ -72,9 +72,9 @@ def matches(row: Row, options: Options, advance: Callable[[float], None] = lambd
     return found
 
 
-def _more_rows(name: str, sizes: range | tuple[int, ...], options: Options, data: dict[str, str]) -> list[Row]:
+def _more_rows(name: str, sizes: Sequence[int], options: Options, source: Source) -> list[Row]:
     """Tables of branch and bound alone."""
-    found, of = list[Row](), partial(rows_of, contender=CONTENDERS[EXACT], distortion=GW, **data)
+    found, of = list[Row](), partial(rows_of, contender=CONTENDERS[EXACT], distortion=GW, source=source)
     for n in sizes:
         ten = _about(name, n, subsets=SUBSETS)
         found += of(f"{name}_subsets", f"N = {n}", limit=SUBSETS_LIMIT, about=ten)
