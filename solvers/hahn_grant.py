@@ -23,8 +23,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 WARM, COLD = 0.3, 5e-4  # temperatures ε, in units of the spread of a pair's cost: the first and the last
-COOLING = 0.9  # of the sweeps until it is cold
-FEW = 400  # sweeps below which the ascent starts warmer, in proportion: it must get about in fewer of them
+COOLING = 0.9  # of the sweeps, or of the time, until it is cold
+FEW, HOT = 800, 64.0  # sweeps below which it starts warmer than WARM, to get about in fewer of them; at most HOT
 EVERY = 1.3  # a check of bound and permutation comes after so many times the sweeps of the last one
 CANDIDATES = 8  # permutations of a sweep that are improved by exchanges
 STARTS, MOVES = 4, 500  # of the search for a first permutation; moves a start and member
@@ -157,18 +157,21 @@ class _Ascent:
     def smoothed(self) -> None:
         """Sweeps at falling temperature, with a check every now and then."""
         ascent, limit, due = SmoothedAscent(*self.matrices, self.solver.seed), self.solver.max_iterations, 1
-        began, last = self.clock.elapsed, -np.inf
+        began, sweeping, last = self.clock.elapsed, 0.0, -np.inf
         while self.sweeps < limit:
             if self.expired:
                 self.status = Status.TIME_LIMIT
                 break
-            expected = float(limit)
-            if self.clock.time_limit is not None and self.sweeps > 0:
-                each = (self.clock.elapsed - began) / self.sweeps
-                expected = min(expected, (self.clock.time_limit - began) / each)
-            warm = WARM * max(1.0, FEW / expected)
-            eps = warm * (COLD / warm) ** min(1.0, self.sweeps / (COOLING * expected))
+            gone, expected = self.sweeps / limit, float(limit)
+            if self.clock.time_limit is not None:
+                whole = self.clock.time_limit - began
+                gone = max(gone, (self.clock.elapsed - began) / whole)
+                expected = min(expected, whole * self.sweeps / sweeping if self.sweeps else 0.0)
+            warm = min(HOT, WARM * max(1.0, FEW / max(1.0, expected)) ** 2)
+            eps = warm * (COLD / warm) ** min(1.0, gone / COOLING)
+            before = self.clock.elapsed
             ascent.sweep(eps)
+            sweeping += self.clock.elapsed - before
             self.sweeps += 1
             if self.sweeps >= due and not self.expired:
                 due = int(EVERY * self.sweeps) + 8
