@@ -64,8 +64,8 @@ METRICS = {
     "map_gain": Metric("gain in mAP", "points", "higher", 3.0, interval="student"),
     # A proven optimum is the same everywhere; what a time limit ends moves by a few pairs.
     "matching_accuracy": Metric("matching accuracy", "percent", "higher", 2.0, interval="bootstrap"),
-    "matching_cost": Metric("cost / N²", "", "lower", 0.005, interval="bootstrap", form=".4f"),
-    "matching_bound": Metric("bound / N²", "", "higher", 0.005, interval="bootstrap", form=".4f"),
+    "matching_cost": Metric("cost / N²", "", "lower", 0.005, interval="bootstrap", form=".5f"),
+    "matching_bound": Metric("bound / N²", "", "higher", 0.005, interval="bootstrap", form=".5f"),
     "optimality_gap": Metric("optimality gap", "percent", "lower", 2.0, interval="bootstrap"),
     # One of twenty problems is five points.
     "proven_optimal": Metric("proven optimal", "percent", "higher", 5.0, interval="bootstrap"),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.dual_bound import Matrices, centred, settled, spread
+from solvers.dual_bound import COLD, WARM, Matrices, centred, settled, spread, warmest
 from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objective
 from solvers.kernels.smoothed_dual import Smoothed, new_smoothed, smoothed_sweeps
@@ -33,9 +33,7 @@ Singles = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 ENUMERATED = 4  # members left below which all permutations are tried
-WARM, COLD = 0.3, 5e-4  # temperatures at the root, in units of the spread of a pair's cost
 REWARM = 0.01  # the temperature that a node starts again from
-FEW = 400  # sweeps at the root below which it starts warmer, in proportion
 ROOT_SWEEPS, SWEEPS = 600, 8  # at the root; at a node between two checks of its bound
 HOPE = 8  # a node is branched on when so many checks like the last would not close its gap
 STARTS, MOVES = 8, 1000  # of the search for the incumbent; moves a start and member
@@ -261,7 +259,7 @@ class _Tree:
             spent = self.clock.elapsed - began
             cooled = spent / allowed if allowed > 0 else 1.0
             if eps == WARM:
-                warm = WARM * max(1.0, FEW / min(FEW, done / max(cooled, 1e-9)))
+                warm = warmest(done / max(cooled, 1e-9)) if cooled > 0 else warm
 
     def _children(self, node: _Node, leaders: Doubles, U: Singles, V: Singles) -> list[_Node]:
         """One node a choice of the row or column with the fewest choices left, those alike counted once."""

@@ -17,6 +17,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Matrices = tuple[Doubles, Doubles, Doubles]  # A, B, L
 
+WARM, COLD = 0.3, 5e-4  # temperatures ε, in units of the spread of a pair's cost: the first and the last
+FEW, HOT = 800, 64.0  # sweeps below which it starts warmer than WARM, to get about in fewer of them; at most HOT
 PARALLEL_SIZE = 40  # members from which on threads share the choices of a row
 
 
@@ -53,6 +55,11 @@ class SmoothedAscent:
     def settled(self) -> Settled:
         """The bound that the ascent has come to, in float64; the ascent itself stays where it is."""
         return settled(self.problem, self.state, self.scale[0] * self.scale[1], self.centred)
+
+
+def warmest(sweeps: float) -> float:
+    """The temperature that so many sweeps start from."""
+    return min(HOT, WARM * max(1.0, FEW / max(1.0, sweeps)) ** 2)
 
 
 class Centred(NamedTuple):

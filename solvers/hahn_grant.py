@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers.dual_bound import ExactAscent, Matrices, Settled, SmoothedAscent
+from solvers.dual_bound import COLD, WARM, ExactAscent, Matrices, Settled, SmoothedAscent, warmest
 from solvers.integrality import lattice
 from solvers.kernels.exchange import lay_out, objectives
 from solvers.kernels.search import DESCENT, TABU, new_searches
@@ -22,9 +22,7 @@ from solvers.verify import Facts
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-WARM, COLD = 0.3, 5e-4  # temperatures ε, in units of the spread of a pair's cost: the first and the last
 COOLING = 0.9  # of the sweeps, or of the time, until it is cold
-FEW, HOT = 800, 64.0  # sweeps below which it starts warmer than WARM, to get about in fewer of them; at most HOT
 EVERY = 1.3  # a check of bound and permutation comes after so many times the sweeps of the last one
 CANDIDATES = 8  # permutations of a sweep that are improved by exchanges
 STARTS, MOVES = 4, 500  # of the search for a first permutation; moves a start and member
@@ -167,7 +165,7 @@ class _Ascent:
                 whole = self.clock.time_limit - began
                 gone = max(gone, (self.clock.elapsed - began) / whole)
                 expected = min(expected, whole * self.sweeps / sweeping if self.sweeps else 0.0)
-            warm = min(HOT, WARM * max(1.0, FEW / max(1.0, expected)) ** 2)
+            warm = warmest(expected)
             eps = warm * (COLD / warm) ** min(1.0, gone / COOLING)
             before = self.clock.elapsed
             ascent.sweep(eps)

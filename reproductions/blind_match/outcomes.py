@@ -68,16 +68,21 @@ def summarised(metric: str, matches: Sequence[Match], optima: Sequence[float] = 
     if metric == "matching_accuracy":
         return clopper_pearson(sum(m.correct for m in matches), sum(len(m.permutation) for m in matches))
     if metric == "proven_optimal":
-        return clopper_pearson(sum(m.proven for m in matches), len(matches))
+        return _share([m.proven for m in matches])
     if metric == "global_optimum":
         reached = [m.cost <= best + GLOBAL / len(m.permutation) ** 2 for m, best in zip(matches, optima, strict=True)]
-        return clopper_pearson(sum(reached), len(matches))
+        return _share(reached)
     return spread([_value(metric, m) for m in matches])
 
 
 def spread(values: Sequence[float]) -> Estimate:
     """Their mean with Student's interval; a single value stands for itself."""
     return student_interval(values) if len(values) > 1 else Estimate(values[0], values[0], values[0], 1)
+
+
+def _share(yes: Sequence[bool]) -> Estimate:
+    """Percent of several; a single one is no sample of others."""
+    return clopper_pearson(sum(yes), len(yes)) if len(yes) > 1 else spread([100.0 * yes[0]])
 
 
 def _value(metric: str, match: Match) -> float:
