@@ -1,4 +1,4 @@
-"""The ``matchmark`` command: list · solve · reproduce · data · report · check.
+"""The ``matchmark`` command: list · solve · match · reproduce · data · report · check.
 
 Exit codes: 0 done, 1 the gate failed or a solver could not run here, 2 what was passed cannot be used, 130 stopped
 by Ctrl-C.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from reproductions import PAPERS, UserError
+from reproductions.blind_match.method import Distortion
 from reproductions.claims import load_paper
 from reproductions.console import (
     RESULTS,
@@ -33,6 +35,15 @@ from reproductions.console import (
 from reproductions.data_commands import data_app, print_data_sets
 from reproductions.experiment import Options, Outcome, reproduce
 from reproductions.gate import compare, reference_tables
+from reproductions.match_files import (
+    FileMatch,
+    check_sizes,
+    match_embeddings,
+    output_paths,
+    read_embeddings,
+    read_truth,
+    write_match,
+)
 from reproductions.report import measured_text, published_text, read_tables, write_report
 from reproductions.solve_file import read_problem, write_solution
 from solvers import InvalidProblem, Solution, Status, UnknownSolver, make_solver
@@ -48,6 +59,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="A setting of the solver, NAME=VALUE.")]
 
 
 def main() -> None:
@@ -106,7 +118,7 @@ def solve(
     problem: Annotated[
         str | None, typer.Option("--problem", help="transport, assignment or quadratic_assignment.")
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the solver, NAME=VALUE.")] = None,
+    settings: SettingsOption = None,
     output: Annotated[Path | None, typer.Option("--output", help="Default: FILE.solution.npz")] = None,
     time_limit: Annotated[float | None, typer.Option("--time-limit", help="Seconds.")] = None,
     seed: SeedOption = 0,
@@ -126,6 +138,49 @@ def solve(
     _print_solution(solution, path)
     if solution.status is Status.UNAVAILABLE:
         raise typer.Exit(1)
+
+
+@app.command("match")
+def match_(
+    a: Annotated[Path, typer.Argument(help="Embeddings (n, d): an .npy, or an .npz with one array.")],
+    b: Annotated[Path, typer.Argument(help="Embeddings (n, d') of the other side, in any order.")],
+    metric: Annotated[str, typer.Option("--metric", help="gw, cka, knn or inner_product.")] = "gw",
+    k: Annotated[int | None, typer.Option("--k", help="Neighbours, of knn alone; 4 when left out.")] = None,
+    solver: Annotated[str, typer.Option("--solver", help="One for quadratic assignments.")] = "branch_and_bound",
+    settings: SettingsOption = None,
+    names_a: Annotated[Path | None, typer.Option("--names-a", help="A text file, one name a line.")] = None,
+    names_b: Annotated[Path | None, typer.Option("--names-b", help="A text file, one name a line.")] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", help="An .npy: the partner in B of every row of A.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="PREFIX of .csv, .json and .png. Default: A's stem + .match")
+    ] = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds.")] = 60.0,
+    seed: SeedOption = 0,
+) -> None:
+    """Match two files of embeddings by their inner distances alone; Ctrl-C ends the search with the best so far."""
+    if k is not None and metric != "knn":
+        raise UserError(f"--k counts the neighbours of --metric knn, and the metric is {metric}")
+    if reason := unavailable(solver):
+        raise UserError(f"the solver {solver} cannot run here: {reason}")
+    given = [path for path in (a, b, names_a, names_b, truth) if path is not None]
+    try:
+        distortion = Distortion(metric, 4 if k is None else k)  # type: ignore[arg-type]  # it checks the name itself
+        chosen = make_solver(solver, **_settings(settings), time_limit=time_limit, seed=seed)
+        sides = read_embeddings(a, names_a), read_embeddings(b, names_b)
+        check_sizes(*sides)
+        partners = None if truth is None else read_truth(truth, len(sides[0].vectors))
+        paths = output_paths(output or a.with_suffix(".match"), given)
+        with err.status(f"matching {len(sides[0].vectors)} members; Ctrl-C takes the best so far"):
+            found = match_embeddings(*sides, distortion, chosen, partners)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    except KeyboardInterrupt:
+        err.print("matchmark: stopped before there was a match; nothing is written", soft_wrap=True)
+        raise typer.Exit(130) from None
+    if isinstance(found, Solution):
+        raise UserError(f"the solver {solver} cannot run here: {found.message}")
+    write_match(paths, found)
+    _print_match(found, paths)
 
 
 @app.command("reproduce")
@@ -218,7 +273,7 @@ def _print_solution(solution: Solution, path: Path) -> None:
         return "–" if x is None else f"{x.item():.9g}"
 
     lines = {
-        "solver": f"{solution.solver} ({', '.join(f'{k}={v}' for k, v in solution.settings.items())})",
+        "solver": _solver_text(solution),
         "status": f"{solution.status.name}: {solution.status.sentence}",
         "note": solution.message,
         "value": numbers(solution.value),
@@ -226,9 +281,40 @@ def _print_solution(solution: Solution, path: Path) -> None:
         "gap": numbers(solution.gap),
         "marginal error": numbers(solution.marginal_error),
         "iterations": "–" if solution.iterations is None else str(solution.iterations.item()),
-        "time": f"{solution.solve_time:.4g} s, after {solution.prepare_time:.4g} s of preparation",
+        "time": _time_text(solution),
         "solution": str(path),
     }
+    _print_lines(lines)
+
+
+def _print_match(found: FileMatch, paths: Sequence[Path]) -> None:
+    solution, match, accuracy = found.solution, found.match, found.accuracy
+    lines = {
+        "metric": f"{found.distortion.title}, {len(match.permutation)} members",
+        "solver": _solver_text(solution),
+        "status": f"{solution.status.name}: {solution.status.sentence}",
+        "note": solution.message,
+        "value / n²": f"{match.cost:.9g}",
+        "bound / n²": "–" if match.bound is None else f"{match.bound:.9g}",
+        "gap / n²": "–" if found.gap is None else f"{found.gap:.3g}",
+        "accuracy": "–"
+        if accuracy is None
+        else f"{accuracy.mean:.1f} % (95 %: {accuracy.low:.1f} … {accuracy.high:.1f})",
+        "time": _time_text(solution),
+        "files": ", ".join(map(str, paths)),
+    }
+    _print_lines(lines)
+
+
+def _solver_text(solution: Solution) -> str:
+    return f"{solution.solver} ({', '.join(f'{k}={v}' for k, v in solution.settings.items())})"
+
+
+def _time_text(solution: Solution) -> str:
+    return f"{solution.solve_time:.4g} s, after {solution.prepare_time:.4g} s of preparation"
+
+
+def _print_lines(lines: Mapping[str, str]) -> None:
     for name, text in lines.items():
         if text not in ("", "–"):
             out.print(f"{name:>14}  {text}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Pictures of matchings: colours with the names they were given, and solvers against the size of the problem."""
+"""Pictures of matchings: colours with their names, kernels side by side, and solvers against the problem's size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from reproductions.blind_match.contenders import Match
 
 PER_ROW = 6  # colours
+NAMED = 60  # members that an axis has room for
+FIRST = 1e-3  # second at which a time axis begins
 
 
 def draw_colours(groups: Mapping[str, tuple[Sequence[str], Match]]) -> bytes:
@@ -99,6 +101,49 @@ def draw_shuffling(levels: Sequence[float], curves: Mapping[str, np.ndarray]) ->
             axes.plot(levels, middle)
             axes.set(title=name, xlabel="share of the names that are shuffled", ylabel="alignment")
     return _png(fig)
+
+
+def draw_match(
+    V: np.ndarray,
+    L: np.ndarray,
+    match: Match,
+    titles: tuple[str, str],
+    names: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None),
+) -> bytes:
+    """Two kernels in matched order, their difference, and value and bound against time where they were kept, as PNG.
+
+    Args:
+        V: standardised kernel of the first side, ``(n, n)``.
+        L: that of the second, its members in the order of their partners, ``(n, n)``.
+        match: as it was found.
+        titles: of the two sides.
+        names: of the members of both sides in this order.
+    """
+    curve = 1 if match.history else 0
+    fig = Figure(figsize=(4.6 * (3 + curve), 4.4), layout="constrained")
+    panels = fig.subplots(1, 3 + curve, squeeze=False)[0]
+    scale = max(np.abs(V).max(), np.abs(L).max())
+    shown = {titles[0]: V, f"{titles[1]}, as matched": L, "difference": V - L}
+    for axes, (title, K), side in zip(panels, shown.items(), (names[0], names[1], None), strict=False):
+        image = axes.imshow(K, cmap="RdBu_r", vmin=-scale, vmax=scale)
+        axes.set(title=title, xticks=[], yticks=[])
+        if side is not None and len(side) <= NAMED:
+            axes.set_yticks(range(len(side)), side, fontsize=min(9, 200 / len(side)))
+    fig.colorbar(image, ax=panels[:3], shrink=0.75, label="standardised kernel")
+    if curve:
+        _anytime(panels[3], match)
+    return _png(fig)
+
+
+def _anytime(axes: Axes, match: Match) -> None:
+    """F/n² of the best permutation and the lower bound, as they came."""
+    for k, (label, style) in enumerate((("value", "-"), ("lower bound", "--")), start=1):
+        points = [(max(p[0], FIRST), p[k]) for p in match.history if p[k] is not None]
+        if points:
+            points.append((max(match.seconds, FIRST), match.cost if k == 1 else match.bound))
+            axes.step(*zip(*points, strict=True), style, where="post", label=label)
+    axes.set(xscale="log", xlabel="seconds", ylabel="over n²", title=_proof(match))
+    axes.legend(frameon=False)
 
 
 def _png(fig: Figure) -> bytes:

@@ -20,6 +20,7 @@ from torch import Tensor
 from solvers import QuadraticAssignmentProblem
 
 Name = Literal["gw", "cka", "knn", "inner_product"]
+ROUNDING = 1e-12  # share of a kernel's size below which its spread is an error of floating point
 SELF = -2.2e-16  # what the released code puts on the diagonal before it looks for neighbours
 
 
@@ -132,12 +133,12 @@ def standardised(K: Tensor, like: Tensor | None = None) -> Tensor:
         like: the kernel whose mean and deviation count; K itself when left out.
 
     Raises:
-        ValueError: the entries off the diagonal are all the same.
+        ValueError: the entries off the diagonal are all the same, but for rounding.
     """
     source = K if like is None else like
     off = source[~torch.eye(len(source), dtype=torch.bool)]
     deviation = off.std()
-    if not deviation > 0:
+    if not deviation > ROUNDING * off.square().mean().sqrt():
         raise ValueError("all entries of the kernel off its diagonal are the same: there is nothing to match by")
     return ((K - off.mean()) / deviation).fill_diagonal_(0)
 
