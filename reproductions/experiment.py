@@ -279,7 +279,9 @@ def _in_worker(
     if options.scheduler is None:
         torch.set_num_threads(threads)  # those of a Dask worker are its own affair
     elif code != _code():
-        raise UserError(f"a Dask worker on {platform.node()} has other code or libraries than this run: make them equal")
+        raise UserError(
+            f"a Dask worker on {platform.node()} has other code or libraries than this run: make them equal"
+        )
     experiment, results = load_experiment(paper), []
     for k, row in rows.items():
         start = time.perf_counter()
