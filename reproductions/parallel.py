@@ -82,8 +82,8 @@ def _on_cluster(tasks: Sequence[Callable[[], T]], client: Client, scheduler: str
             yield result
     except KilledWorker as error:
         raise UserError(
-            f"a task ended {error.allowed_failures + 1} workers of the cluster at {scheduler}, the last of them "
-            f"{error.last_worker.address}: their logs say why, often it is memory"
+            f"a task of the cluster at {scheduler} ended {error.allowed_failures + 1} workers in a row, the last of "
+            f"them {error.last_worker.address}: their logs say why, often it is memory"
         ) from None
     except CancelledError:
         raise UserError(f"the Dask scheduler at {scheduler} was stopped; what is finished is kept") from None

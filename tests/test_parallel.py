@@ -26,8 +26,6 @@ from reproductions.parallel import in_parallel
 
 ROOT = Path(reproductions.__file__).parents[1]
 distributed = pytest.importorskip("distributed")
-# its sockets are closed a moment after the cluster that a test stops
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 PAPER = '''
 """Four outcomes with two numbers each, which log the process that measures them."""
@@ -143,10 +141,20 @@ def test_a_worker_killed_in_the_middle_loses_nothing(scheduler, alone, tmp_path)
 
 
 def test_what_a_task_raises_arrives(scheduler):
-    for address in (scheduler, None):
-        with pytest.raises(ValueError, match=r"invalid literal .* 'one'"):
-            list(in_parallel([partial(int, text) for text in ("0", "one", "2")], 2, address))
-        assert sorted(in_parallel([partial(int, text) for text in "3142"], 2, address)) == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"invalid literal .* 'one'"):
+        list(in_parallel([partial(int, text) for text in ("0", "one", "2")], 1, scheduler))
+    assert sorted(in_parallel([partial(int, text) for text in "3142"], 1, scheduler)) == [1, 2, 3, 4]
+
+
+def test_a_task_that_ends_its_workers_is_given_up(scheduler):
+    def allow(failures, dask_scheduler):
+        before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, failures
+        return before
+
+    with distributed.Client(scheduler, set_as_default=False) as client:
+        before = client.run_on_scheduler(partial(allow, 1))
+        refused(lambda: list(in_parallel([partial(os._exit, 3)], 1, scheduler)), "2 workers in a row", "logs")
+        client.run_on_scheduler(partial(allow, before))
 
 
 def test_workers_with_other_code_are_refused(scheduler, tmp_path, monkeypatch):
