@@ -194,13 +194,17 @@ def reproduce_(
     ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address of a Dask cluster to measure on, tcp://HOST:PORT.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Published time limits and repetitions: hours.")] = False,
 ) -> None:
     """Regenerate the tables of papers; finished rows are reused, a stopped run goes on where it stopped."""
     check_folder(data)
-    options = Options(results, data, checked_device(device), seed, jobs, train)
+    options = Options(results, data, checked_device(device), seed, jobs, train, full, scheduler)
     try:
         for name in papers or PAPERS:
-            _print_outcome(_reproduce_with_progress(name, options), results)
+            _print_outcome(_reproduce_with_progress(name.replace("-", "_"), options), results)
     except KeyboardInterrupt:
         err.print("matchmark: stopped; what is finished is kept, the same command goes on from there", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -2,26 +2,28 @@
 
 A paper's ``experiment.py`` says which rows there are and how one is measured; here they are run, in parallel where
 asked, each result is stored under the hash of everything it depends on, and the tables are written again after every
-row. Killing the process loses the row in progress and nothing else.
+row. Killing the process loses the rows in progress and nothing else: one, or in parallel those that a worker measures
+one after the other because they come from the same outcome.
 """
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import joblib
 import torch
 from filelock import FileLock, Timeout
 
 from reproductions import PAPERS, UserError
 from reproductions.claims import Claim, Paper, load_paper
 from reproductions.metrics import METRICS
+from reproductions.parallel import connected, in_parallel
 from reproductions.provenance import RunRecord, library_versions
 from reproductions.report import write_tables
 from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, student_interval, verdict
@@ -68,15 +70,24 @@ class Row:
         """What is measured, without what was published about it."""
         return {k: v for k, v in asdict(self).items() if k not in ("claim", "missing", "differs")}
 
+    @property
+    def group(self) -> str:
+        """Shared by the rows that are numbers of one outcome: all is the same but where they stand and their metric."""
+        return content_hash(self.solver, self.settings, self.tier, self.data, self.data_hash)
+
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose: where results go, which device and seed, how many rows at once.
+    """What the user chose: where results go, which device and seed, how many rows at once and where.
 
     Attributes:
         data: a folder of data sets in their official layouts, and of weights; without it, the embedded tier alone.
         train: whether networks that its data sets lack are trained first.
         full: whether rows are measured, too, whose published time limits and repetitions take hours.
+        scheduler: address of a Dask cluster that measures the rows. This process alone writes tables and records, and
+            the tables do not depend on whether the workers see ``results``; where they do, as on a common file system,
+            they share its caches, else each makes its own. They need ``data`` at the same path, the same code and the
+            same libraries.
     """
 
     results: Path
@@ -86,6 +97,7 @@ class Options:
     jobs: int = 1
     train: bool = False
     full: bool = False
+    scheduler: str | None = None
 
     @property
     def cache(self) -> Cache:
@@ -176,9 +188,14 @@ def reproduce(paper: str, options: Options, advance: Advance = lambda what, frac
     """Measure every row of a paper that is not yet known, and write its tables.
 
     Raises:
-        UserError: another run holds the same results folder.
+        UserError: another run holds the same results folder; the cluster cannot be used, or its workers have other
+            code than this process; both ``jobs`` and ``scheduler`` are given.
     """
     experiment, published = load_experiment(paper), load_paper(paper)
+    if options.scheduler is not None:
+        if options.jobs != 1:
+            raise UserError("--jobs is for this machine, on a cluster its workers count: give --jobs or --scheduler")
+        connected(options.scheduler).close()  # refused before any work starts
     options.cache.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(options.cache.folder / f"{paper}.lock", timeout=0):
@@ -230,27 +247,52 @@ def _measured(
     paper: str, experiment: Experiment, rows: dict[int, Row], options: Options, advance: Advance
 ) -> Iterator[tuple[int, Measured, float]]:
     """(number, what was measured, seconds) of each row as it gets done; with several jobs, in whatever order."""
-    if options.jobs == 1:
+    if options.jobs == 1 and options.scheduler is None:
         for done, (k, row) in enumerate(rows.items(), start=1):
             label = f"row {done} of {len(rows)}: {row.title}"
             start = time.perf_counter()
             found = experiment.measure(row, options, partial(advance, label))
             yield k, found, time.perf_counter() - start
         return
-    threads = max(1, torch.get_num_threads() // options.jobs)
-    tasks = (joblib.delayed(_in_worker)(paper, k, row, options, threads) for k, row in rows.items())
-    finished = joblib.Parallel(n_jobs=options.jobs, return_as="generator_unordered")(tasks)
-    advance(f"0 of {len(rows)} rows, {options.jobs} at once", 0.0)
-    for done, result in enumerate(finished, start=1):
-        yield result
-        advance(f"{done} of {len(rows)} rows, {options.jobs} at once", done / len(rows))
+    where, threads = f"{options.jobs} at once", max(1, torch.get_num_threads() // options.jobs)
+    if options.scheduler is not None:
+        where = f"on the cluster at {options.scheduler}"
+        data = options.data and options.data.resolve()
+        options = replace(options, results=options.results.resolve(), data=data)  # a worker has its own working folder
+    groups: dict[str, dict[int, Row]] = {}
+    for k, row in rows.items():
+        groups.setdefault(row.group, {})[k] = row
+    tasks = [partial(_in_worker, paper, group, options, threads, _code()) for group in groups.values()]
+    done = 0
+    advance(f"0 of {len(rows)} rows, {where}", 0.0)
+    for results in in_parallel(tasks, options.jobs, options.scheduler):
+        for result in results:
+            yield result
+            done += 1
+            advance(f"{done} of {len(rows)} rows, {where}", done / len(rows))
 
 
-def _in_worker(paper: str, k: int, row: Row, options: Options, threads: int) -> tuple[int, Measured, float]:
-    torch.set_num_threads(threads)
-    start = time.perf_counter()
-    found = load_experiment(paper).measure(row, options, lambda fraction: None)
-    return k, found, time.perf_counter() - start
+def _in_worker(
+    paper: str, rows: dict[int, Row], options: Options, threads: int, code: str
+) -> list[tuple[int, Measured, float]]:
+    """The rows of one group, one after the other, so that the later find what the first has cached."""
+    if options.scheduler is None:
+        torch.set_num_threads(threads)  # those of a Dask worker are its own affair
+    elif code != _code():
+        raise UserError(
+            f"a Dask worker on {platform.node()} has other code or libraries than this run: make them equal"
+        )
+    experiment, results = load_experiment(paper), []
+    for k, row in rows.items():
+        start = time.perf_counter()
+        found = experiment.measure(row, options, lambda fraction: None)
+        results.append((k, found, time.perf_counter() - start))
+    return results
+
+
+def _code() -> str:
+    """The hash of code and libraries: what others have measured must not be kept as measured with these."""
+    return content_hash(source_hash(), library_versions())
 
 
 def _estimate(row: Row, found: Measured) -> Estimate:
