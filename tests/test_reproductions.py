@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 import reproductions
 from reproductions import UserError, experiment, provenance
@@ -27,7 +28,7 @@ from reproductions.experiment import Options, Row, load_experiment, reproduce
 from reproductions.gate import compare, reference_tables
 from reproductions.metrics import METRICS
 from reproductions.report import COLUMNS, figure, markdown, read_tables, write_report
-from reproductions.statistics import Estimate, mean_interval, verdict
+from reproductions.statistics import Estimate, clopper_pearson, mean_interval, verdict
 from reproductions.storage import content_hash, write_atomically
 
 ROOT = Path(reproductions.__file__).parents[1]
@@ -362,6 +363,20 @@ def test_intervals():
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="finite samples"):
             mean_interval(bad)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 1), (3, 10), (617, 1000)])
+def test_a_share_has_the_exact_binomial_interval(correct, n):
+    found = clopper_pearson(correct, n)
+    exact = stats.binomtest(correct, n).proportion_ci(0.95, "exact")
+    assert (found.mean, found.n) == (pytest.approx(100 * correct / n), n)
+    assert (found.low, found.high) == pytest.approx((100 * exact.low, 100 * exact.high), abs=1e-9)
+
+
+def test_a_share_of_nothing_or_beyond_all_is_refused():
+    for correct, n in ((0, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match=f"0 ≤ correct ≤ n and n ≥ 1, not {correct} of {n}"):
+            clopper_pearson(correct, n)
 
 
 # -------------------------------------------------------------------------------------------------------------- files
