@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reproductions import UserError
+
 GLOBAL_SEED = 42
 
 
@@ -29,14 +31,17 @@ def vision_prototypes(embeddings: Tensor, labels: Tensor, classes: int, local_se
         local_seed: of the half of the images that is looked at; all of them when left out.
 
     Raises:
-        ValueError: a class without an image.
+        UserError: a class without an image.
     """
     if local_seed is not None:
         chosen = half_of(len(labels), local_seed)
         embeddings, labels = embeddings[chosen], labels[chosen]
     counts = torch.bincount(labels, minlength=classes)
     if not bool((counts > 0).all()):
-        raise ValueError(f"class {int(counts.argmin())} has no image among the {len(labels)} that are looked at")
+        raise UserError(
+            f"class {int(counts.argmin())} has no image among the {len(labels)} that are looked at: the data set needs "
+            "more images a class"
+        )
     sums = torch.zeros(classes, embeddings.shape[1], dtype=torch.float64)
     return F.normalize(sums.index_add_(0, labels, embeddings.double()) / counts[:, None], dim=-1)
 
