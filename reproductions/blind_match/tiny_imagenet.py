@@ -22,7 +22,7 @@ SIZES = {"tiny_imagenet_100": range(10, 101, 10), "tiny_imagenet_200": (10, 20, 
 LIMIT, LARGE_LIMIT, LARGE = 10.0, 60.0, 100  # seconds a match; of more than so many classes
 LONGER = 100.0  # seconds that the peer is given too
 SUBSETS, SUBSETS_LIMIT = 10, 3.0
-PROVEN_SIZES, PROVEN_LIMIT, HOURS = (20, 22, 24, 26, 28, 30, 32), 60.0, 5400.0
+PROVEN_SIZES, PROVEN_LIMIT, HOURS = range(20, 41, 2), 60.0, 5400.0
 CONTROLS = 3
 LARGEST = {"MPOpt": 100, "pylibmgm": 100}
 """Classes beyond which the n⁴ costs of pairs that they keep do not fit into a few gigabytes."""
