@@ -94,6 +94,7 @@ def test_stored_vectors_are_matched_and_classified(folder, small):
 def test_larger_problems_stand_in_a_table_a_metric(folder, small):
     options = Options(folder / "results", folder)
     rows = [r for r in tiny_imagenet.rows(options) if not r.missing and r.row.partition(",")[0] != "pylibmgm"]
+    assert all(tiny_imagenet._contender(r).solver == r.solver for r in rows)
     found = measured(rows, options)
     assert found["tiny_imagenet_100_accuracy", "branch and bound", "N = 5"].mean == 100
     assert found["tiny_imagenet_100_proofs", "N = 6, 1 min", "proven"].mean == 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from reproductions.blind_match.contenders import CONTENDERS, Match
+from reproductions.blind_match.contenders import CONTENDERS, Contender, Match
 from reproductions.blind_match.instances import Instance, best_subsets
 from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import answered, summarised
@@ -63,13 +63,19 @@ def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Mea
 
 def matches(row: Row, options: Options, advance: Callable[[float], None] = lambda fraction: None) -> list[Match]:
     """The matches that the row's number is made of."""
-    about, name = row.settings, row.row.partition(",")[0]
-    contender = CONTENDERS.get(name, CONTENDERS[EXACT])
+    about, contender = row.settings, _contender(row)
     instances, found = _instances(options.data, about["study"], about["n"], about["subsets"], about["names"]), []
     for k, instance in enumerate(instances):
         found.append(answered(instance, contender, GW, float(about["limit"]), k, options))
         advance((k + 1) / len(instances))
     return found
+
+
+def _contender(row: Row) -> Contender:
+    """Whose row it is: its own name, the peer's that was given longer, or else branch and bound."""
+    if row.row in CONTENDERS:
+        return CONTENDERS[row.row]
+    return CONTENDERS["pylibmgm" if row.solver == "pylibmgm" else EXACT]
 
 
 def _more_rows(name: str, sizes: Sequence[int], options: Options, source: Source) -> list[Row]:
