@@ -126,10 +126,8 @@ def test_colours_and_their_pictures(small, tmp_path, monkeypatch):
 
 
 def test_the_ablation_runs_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation_rows, "SHORT", {6: 0.2})
-    monkeypatch.setattr(ablation_rows, "TIME_LIMITS", {6: 5.0})
-    monkeypatch.setattr(ablation_rows, "OURS", {6: (0.1,)})
-    monkeypatch.setattr(ablation_rows, "OURS_AT_LENGTH", {6: (1.0,)})
+    lengths = ablation_rows.Length(6, "", 0.2, (0.1,)), ablation_rows.Length(6, "_published_limit", 5.0, (1.0,), "long")
+    monkeypatch.setattr(ablation_rows, "LENGTHS", lengths)
     monkeypatch.setattr(ablation_rows, "SEEDS", 2)
     options = Options(tmp_path)
     rows = ablation_rows.rows(options)
