@@ -51,7 +51,13 @@ def small(monkeypatch):
     few = {name: CONTENDERS[name] for name in ("Random", "LocalCKA", "OT", "Gurobi", "FHG", "branch and bound")}
     for module, names in {
         cifar10: {"SEEDS": 2, "CONTENDERS": few, "CLASSIFYING": ("Random", "branch and bound")},
-        tiny_imagenet: {"LIMIT": 0.1, "SUBSETS": 2, "SUBSETS_LIMIT": 0.2, "CONTROLS": 2, "PROVEN_SIZES": (6,)},
+        tiny_imagenet: {
+            "LIMIT": 0.1,
+            "SUBSETS": 2,
+            "SUBSETS_LIMIT": 0.2,
+            "CONTROLS": 2,
+            "PROOFS": {"1 min": (60.0, (6,))},
+        },
         colours: {"SIZES": (5,), "CONTROL_SIZES": (5,), "LIMIT": 0.2, "CONTROL_LIMIT": 0.2, "PERMUTATIONS": 2},
     }.items():
         for name, value in names.items():

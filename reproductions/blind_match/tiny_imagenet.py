@@ -18,11 +18,11 @@ from reproductions.experiment import Measured, Options, Row
 
 GW = Distortion("gw")
 EXACT = "branch and bound"
-SIZES = {"tiny_imagenet_100": range(10, 101, 10), "tiny_imagenet_200": (10, 20, 50, 100, 150, 200)}
+SIZES = {"tiny_imagenet_100": range(10, 101, 10), "tiny_imagenet_200": (10, 20, 50, 100, 200)}
 LIMIT, LARGE_LIMIT, LARGE = 10.0, 60.0, 100  # seconds a match; of more than so many classes
 LONGER = 100.0  # seconds that the peer is given too
 SUBSETS, SUBSETS_LIMIT = 10, 3.0
-PROVEN_SIZES, PROVEN_LIMIT, HOURS = range(20, 41, 2), 60.0, 5400.0
+PROOFS = {"1 min": (60.0, range(20, 27, 2)), "90 min": (5400.0, range(20, 37, 2))}
 CONTROLS = 3
 LARGEST = {"MPOpt": 100, "pylibmgm": 100}
 """Classes beyond which the n⁴ costs of pairs that they keep do not fit into a few gigabytes."""
@@ -87,8 +87,9 @@ def _more_rows(name: str, sizes: Sequence[int], options: Options, source: Source
     for n in sizes:
         control = _about(name, n, subsets=CONTROLS, names="permuted")
         found += of(f"{name}_subsets", f"N = {n}, names permuted", limit=SUBSETS_LIMIT, about=control)
-    for limit, words, missing in ((PROVEN_LIMIT, "1 min", ""), (HOURS, "90 min", "" if options.full else WAITS)):
-        for n in PROVEN_SIZES:
+    for words, (limit, proven) in PROOFS.items():
+        missing = WAITS if limit > LARGE_LIMIT and not options.full else ""
+        for n in proven:
             about = _about(name, n)
             found += of(f"{name}_proofs", f"N = {n}, {words}", limit=limit, about=about, missing=missing)
     return found
