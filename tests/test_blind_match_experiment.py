@@ -48,6 +48,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """A few seeds, contenders, sizes and tenths of seconds."""
+    proofs = {"1 min": (60.0, (6,))}
     few = {name: CONTENDERS[name] for name in ("Random", "LocalCKA", "OT", "Gurobi", "FHG", "branch and bound")}
     for module, names in {
         cifar10: {"SEEDS": 2, "CONTENDERS": few, "CLASSIFYING": ("Random", "branch and bound")},
