@@ -57,7 +57,7 @@ def small(monkeypatch):
             "SUBSETS": 2,
             "SUBSETS_LIMIT": 0.2,
             "CONTROLS": 2,
-            "PROOFS": {"1 min": (60.0, (6,))},
+            "PROOFS": proofs,
         },
         colours: {"SIZES": (5,), "CONTROL_SIZES": (5,), "LIMIT": 0.2, "CONTROL_LIMIT": 0.2, "PERMUTATIONS": 2},
     }.items():
