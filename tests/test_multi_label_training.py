@@ -247,6 +247,7 @@ two_processes(Path({folder!r}))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one_on_the_same_batches(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -146,6 +146,7 @@ def test_what_a_task_raises_arrives(scheduler):
     assert sorted(in_parallel([partial(int, text) for text in "3142"], 1, scheduler)) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_task_that_ends_its_workers_is_given_up(scheduler):
     def allow(failures, dask_scheduler):
         before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, failures
