@@ -215,11 +215,15 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
     missing = [k for k, known in enumerate(stored) if known is None and not rows[k].missing]
     outcome = Outcome(published, reused=sum(known is not None for known in stored), measured=len(missing))
 
-    def write(draw: bool = True) -> None:
-        results = [_result(paper, row, known) for row, known in zip(rows, stored, strict=True)]
-        outcome.results = results + _not_run(published, rows)
-        records, claims = [r.record() for r in outcome.results], [r.row.claim for r in outcome.results]
-        write_tables(published, records, claims, options.results / paper, draw)
+    not_run = _not_run(published, rows)
+
+    def write(table: str | None = None) -> None:
+        """One table as it stands, or all of them with their figures."""
+        results = [_result(paper, r, x) for r, x in zip(rows, stored, strict=True) if table in (None, r.table)]
+        results += [r for r in not_run if table in (None, r.row.table)]
+        records, claims = [r.record() for r in results], [r.row.claim for r in results]
+        write_tables(published, records, claims, options.results / paper, draw=table is None)
+        outcome.results = results
 
     if missing:
         tiers = ", ".join(dict.fromkeys(rows[k].tier for k in missing))
@@ -233,7 +237,7 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
             samples = [] if isinstance(found, Estimate) else list(found)
             record.fields["rows"].append({**rows[k].identity, "samples": samples, **known})
             record.write()
-            write(draw=False)
+            write(rows[k].table)
         record.finish()
     write()
     pictures = getattr(experiment, "pictures", None)
