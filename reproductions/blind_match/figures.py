@@ -140,9 +140,9 @@ def _anytime(axes: Axes, match: Match) -> None:
     curves = {"value": (1, match.cost, "o-"), "lower bound": (2, match.bound, "o--")}
     seen = [match.cost]
     for label, (k, last, style) in curves.items():
-        points = [(p[0], p[k]) for p in match.history if p[k] is not None]
+        times = [(p[0], p[k]) for p in match.history] + [(match.seconds, last)]
+        points = [(t, y) for t, y in times if y is not None]
         if points:
-            points.append((match.seconds, last))
             seen += [y for _, y in points]
             axes.step(*zip(*points, strict=True), style, where="post", label=label, markersize=4)
     first, end = min(p[0] for p in match.history), max(match.seconds, SHORTEST)
