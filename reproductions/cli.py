@@ -178,7 +178,8 @@ def match_(
         err.print("matchmark: stopped before there was a match; nothing is written", soft_wrap=True)
         raise typer.Exit(130) from None
     if isinstance(found, Solution):
-        raise UserError(f"the solver {solver} cannot run here: {found.message}")
+        err.print(f"matchmark: the solver {solver} cannot run here: {found.message}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
     write_match(paths, found)
     _print_match(found, paths)
 

@@ -17,7 +17,8 @@ from reproductions.blind_match.contenders import Match
 
 PER_ROW = 6  # colours
 NAMED = 60  # members that an axis has room for
-FIRST = 1e-3  # second at which a time axis begins
+SHORTEST = 1e-3  # second that a time axis shows
+LEAST = 1e-3  # of F over n², that an axis of values shows
 
 
 def draw_colours(groups: Mapping[str, tuple[Sequence[str], Match]]) -> bytes:
@@ -120,7 +121,7 @@ def draw_match(
         names: of the members of both sides in this order.
     """
     curve = 1 if match.history else 0
-    fig = Figure(figsize=(4.6 * (3 + curve), 4.4), layout="constrained")
+    fig = Figure(figsize=(4.6 * (3 + curve), 4.4), layout="compressed")
     panels = fig.subplots(1, 3 + curve, squeeze=False)[0]
     scale = max(np.abs(V).max(), np.abs(L).max())
     shown = {titles[0]: V, f"{titles[1]}, as matched": L, "difference": V - L}
@@ -137,12 +138,23 @@ def draw_match(
 
 def _anytime(axes: Axes, match: Match) -> None:
     """F/n² of the best permutation and the lower bound, as they came."""
-    for k, (label, style) in enumerate((("value", "-"), ("lower bound", "--")), start=1):
-        points = [(max(p[0], FIRST), p[k]) for p in match.history if p[k] is not None]
+    curves = {"value": (1, match.cost, "o-"), "lower bound": (2, match.bound, "o--")}
+    seen = [match.cost]
+    for label, (k, last, style) in curves.items():
+        times = [(p[0], p[k]) for p in match.history] + [(match.seconds, last)]
+        points = [(t, y) for t, y in times if y is not None]
         if points:
-            points.append((max(match.seconds, FIRST), match.cost if k == 1 else match.bound))
-            axes.step(*zip(*points, strict=True), style, where="post", label=label)
-    axes.set(xscale="log", xlabel="seconds", ylabel="over n²", title=_proof(match))
+            seen += [y for _, y in points]
+            axes.step(*zip(*points, strict=True), style, where="post", label=label, markersize=4)
+    first, end = min(p[0] for p in match.history), max(match.seconds, SHORTEST)
+    low = seen[-1] - max(abs(match.cost), LEAST)  # early bounds may be far below what counts
+    low, high = max(low, min(seen)), max(seen)
+    room = max(0.1 * (high - low), 0.05 * abs(high), LEAST)
+    axes.set(xscale="log", xlim=(max(min(first / 2, end / 10), SHORTEST / 10), 1.5 * end))
+    axes.set(ylim=(low - room, high + room), xlabel="seconds", ylabel="F over n²", title=_proof(match))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axes.set_box_aspect(1)
     axes.legend(frameon=False)
 
 
