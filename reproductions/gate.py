@@ -13,7 +13,7 @@ import pandas as pd
 
 from reproductions import UserError
 from reproductions.metrics import METRICS
-from reproductions.report import COLUMNS, read_tables
+from reproductions.report import COLUMNS, WORDS, read_tables
 
 KEY = ["paper", "table", "row", "column", "tier", "data"]
 Tables = dict[str, dict[str, pd.DataFrame]]
@@ -61,7 +61,7 @@ def committed_tables(results: Path, revision: str) -> Tables:
         path = Path(name)
         if path.suffix != ".csv":
             continue
-        table = pd.read_csv(io.StringIO(git("show", f"{revision}:{name}")))
+        table = pd.read_csv(io.StringIO(git("show", f"{revision}:{name}")), dtype=WORDS)
         if list(table.columns) == COLUMNS:
             found.setdefault(path.parent.name, {})[path.stem] = table
     return found

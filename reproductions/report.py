@@ -21,6 +21,7 @@ COLUMNS = [
     "paper", "table", "row", "column", "metric", "unit", "tier", "data", "solver", "settings", "measured", "ci_low",
     "ci_high", "n", "published", "published_ci", "tolerance", "verdict", "reason", "seconds", "run",
 ]  # fmt: skip
+WORDS = {"row": str, "column": str}  # though they may look like numbers
 PANELS = 8  # columns that are drawn side by side
 NUMBERS = ("measured", "ci_low", "ci_high", "published", "published_ci", "tolerance", "seconds")
 
@@ -57,7 +58,7 @@ def write_tables(
 def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The table with the measured rows on disk that this run could not measure; they replace those not run."""
     try:
-        earlier = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        earlier = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=WORDS)
     except (FileNotFoundError, pd.errors.ParserError, pd.errors.EmptyDataError):
         return table
     if list(earlier.columns) != COLUMNS:
@@ -78,7 +79,7 @@ def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
     """The tables on disk: paper → table → rows."""
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for path in sorted(results.glob("*/*.csv")):
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=WORDS)
         if list(table.columns) == COLUMNS:
             found.setdefault(path.parent.name, {})[path.stem] = table
     return found

@@ -291,6 +291,14 @@ def test_a_table_of_many_columns_is_drawn_as_a_heat_map():
     assert image.width < 2000
 
 
+def test_names_that_look_like_numbers_stay_names(tmp_path):
+    (tmp_path / "paper").mkdir()
+    row = dict.fromkeys(COLUMNS, "") | {"paper": "paper", "table": "t", "row": "1.0", "column": "0.50", "measured": 2}
+    pd.DataFrame([row]).to_csv(tmp_path / "paper" / "t.csv", index=False)
+    table = read_tables(tmp_path)["paper"]["t"]
+    assert table[["row", "column"]].to_numpy().tolist() == [["1.0", "0.50"]]
+
+
 def test_the_report_escapes_what_comes_from_files(fake, tmp_path):
     reproduce("fake", Options(tmp_path))
     path = tmp_path / "fake" / "counts.csv"

@@ -10,7 +10,7 @@ from reproductions.blind_match.sides import stored_pairs
 from reproductions.datasets.colours import load_colours
 from reproductions.experiment import Advance, Measured, Options, Row
 
-DRAWN_SIZES = (20, 40)  # of the colours
+DRAWN_SIZES = (10, 20)  # of the colours
 
 
 def rows(options: Options) -> list[Row]:
