@@ -66,7 +66,7 @@ def test_costs_keep_their_digits_and_need_no_unit():
     claim = load_paper("blind_match").claim("small_scale_solvers", "FAQ", "cost")
     assert verdict(claim, Estimate(0.5471, 0.5471, 0.5471, 20), "CIFAR-10") == (
         "agrees",
-        "+0.0011 against the published value, tolerance 0.002",
+        "+0.00110 against the published value, tolerance 0.002",
     )
     row = dict.fromkeys(COLUMNS, "x") | {
         "metric": "matching_cost",
@@ -77,7 +77,7 @@ def test_costs_keep_their_digits_and_need_no_unit():
         "published": claim.value,
         "published_ci": None,
     }
-    assert published_text(pd.Series(row)) == "0.5460"
+    assert published_text(pd.Series(row)) == "0.54600"
     table = pd.DataFrame([row])
     assert "\ncost / N²; tier" in markdown(load_paper("blind_match"), "costs", table, [claim])
     (finding,) = compare({"p": {"t": table.assign(measured=0.52)}}, {"p": {"t": table}})

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-import torch
-
 from reproductions.blind_match.contenders import CONTENDERS, Contender, Match
 from reproductions.blind_match.instances import Instance, best_subsets
 from reproductions.blind_match.method import Distortion
@@ -113,8 +111,3 @@ def _instances(folder: Path | None, study: str, n: int, subsets: int, names: str
 def _whole(pair: Pair) -> Instance:
     """All classes, with the prototypes of all images."""
     return pair.instance()
-
-
-def subset_of(pair: Pair, n: int) -> torch.Tensor:
-    """The classes of the best subset of a size, int64 ``(n,)``."""
-    return best_subsets(_whole(pair), n, 1, GW)[0]
