@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from reproductions import UserError
-from reproductions.blind_match import ablation_rows, cifar10, colours, experiment, official, sides, tiny_imagenet
+from reproductions.blind_match import (
+    ablation_rows,
+    cifar10,
+    colours,
+    experiment,
+    official,
+    official_figures,
+    sides,
+    tiny_imagenet,
+)
 from reproductions.blind_match.contenders import CONTENDERS, Match
 from reproductions.blind_match.instances import Instance
 from reproductions.blind_match.method import Distortion
@@ -200,6 +209,25 @@ def test_the_papers_tables_run_on_what_stands_in_for_their_data(table, tmp_path,
         row = dataclasses.replace(row, settings=row.settings | {"limit": 1.0})
         found = official.measure(row, options, lambda f: None)
         assert np.mean(found) > 30 if isinstance(found, list) else found.mean > 50
+
+
+def test_the_papers_figures_of_networks(tmp_path, monkeypatch):
+    """Where vectors of three networks are at hand, and for the ratios those of the pixels."""
+    monkeypatch.setattr(official, "SEEDS", 2)
+    monkeypatch.setattr(official, "_data", lambda *of: toy_data())
+    monkeypatch.setattr(official, "_missing_of", lambda *of: "")
+    monkeypatch.setattr(official, "_vectors", lambda *of: embedded_toys(10))
+    some = ("DINOv2 ViT-S/14", "DeiT-T/16", "DINO RN50", "Pixel values", "Random ViT-H/14")
+    rows, options = official.rows, Options(tmp_path, tmp_path)
+    monkeypatch.setattr(official, "rows", lambda options: [r for r in rows(options) if r.row in some])
+    found = official_figures.pictures(options)
+    assert set(found) == {"small_scale_cifar10_size", "small_scale_cinic10_size", "shuffling_coco_ratios"}
+    assert all(png.startswith(b"\x89PNG") for png in found.values())
+    network = official_figures._network(official.rows(options)[0], options)
+    assert network.accuracy == 100, "a rotation"
+    assert network.parameters > 5e6
+    monkeypatch.setattr(official, "_missing_of", lambda *of: "its weights are not there")
+    assert official_figures.pictures(options) == {}
 
 
 def toy_data():

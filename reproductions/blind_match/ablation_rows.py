@@ -43,7 +43,7 @@ LENGTHS = (
     Length(100, "", 3.0, (0.3,)),
     Length(40, "_published_limit", TIME_LIMITS[40], (0.3, 1.0), "minutes, as all variants end by themselves"),
     Length(100, "_half_minute", 30.0, (1.0, 3.0), "a quarter of an hour"),
-    Length(100, "_published_limit", TIME_LIMITS[100], (1.0, 3.0), "up to 60 hours"),
+    Length(100, "_published_limit", TIME_LIMITS[100], (3.0, 10.0), "up to 60 hours"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reproductions.blind_match import ablation_rows, cifar10, colours, official, tiny_imagenet
+from reproductions.blind_match import ablation_rows, cifar10, colours, official, official_figures, tiny_imagenet
 from reproductions.blind_match.figures import draw_colours, draw_shuffling, draw_sizes
 from reproductions.blind_match.sides import stored_pairs
 from reproductions.datasets.colours import load_colours
@@ -35,11 +35,11 @@ def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Mea
 
 
 def pictures(options: Options) -> dict[str, bytes]:
-    """Colours with the names they were given, alignment under shuffling, and solvers against N."""
+    """Colours with the names they were given, alignment under shuffling, solvers against N, and the paper's own."""
     found = {"colours_matched": _colours(options), "colours_shuffled_curves": _shuffled()}
     if "tiny_imagenet_100" in stored_pairs(options.data):
         found["tiny_imagenet_100_curves"] = _sizes("tiny_imagenet_100", options)
-    return found
+    return found | official_figures.pictures(options)
 
 
 def _colours(options: Options) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.colors import XKCD_COLORS
 from matplotlib.figure import Figure
 
 from reproductions.blind_match.contenders import Match
+from reproductions.pictures import png
 
 PER_ROW = 6  # colours
 NAMED = 60  # members that an axis has room for
@@ -38,7 +38,7 @@ def draw_colours(groups: Mapping[str, tuple[Sequence[str], Match]]) -> bytes:
         axes.set(xlim=(0, PER_ROW), ylim=(height, 0), xticks=[], yticks=[])
         axes.set_title(f"{title}: {match.correct} of {len(names)} right, {_proof(match)}", loc="left", fontsize=11)
         axes.set_frame_on(False)
-    return _png(fig)
+    return png(fig)
 
 
 def _swatch(axes: Axes, x: int, y: int, name: str, given: str) -> None:
@@ -83,7 +83,7 @@ def draw_sizes(title: str, sizes: Sequence[int], curves: Mapping[str, Sequence[M
         axes.set(xlabel="N", ylabel="cost (solid), bound (dashed), over N²; stars: proven optimal", title=title)
         axes.set_ylim(bottom=min(0.0, lowest))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _png(fig)
+    return png(fig)
 
 
 def draw_shuffling(levels: Sequence[float], curves: Mapping[str, np.ndarray]) -> bytes:
@@ -101,7 +101,7 @@ def draw_shuffling(levels: Sequence[float], curves: Mapping[str, np.ndarray]) ->
             axes.fill_between(levels, low, high, alpha=0.3)
             axes.plot(levels, middle)
             axes.set(title=name, xlabel="share of the names that are shuffled", ylabel="alignment")
-    return _png(fig)
+    return png(fig)
 
 
 def draw_match(
@@ -133,7 +133,7 @@ def draw_match(
     fig.colorbar(image, ax=panels[:3], shrink=0.75, label="standardised kernel")
     if curve:
         _anytime(panels[3], match)
-    return _png(fig)
+    return png(fig)
 
 
 def _anytime(axes: Axes, match: Match) -> None:
@@ -156,9 +156,3 @@ def _anytime(axes: Axes, match: Match) -> None:
     axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes.set_box_aspect(1)
     axes.legend(frameon=False)
-
-
-def _png(fig: Figure) -> bytes:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()

@@ -121,7 +121,7 @@ def prepare(options: Options, advance: Advance) -> None:
 
 def measure(row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
     """One published number, measured."""
-    seen = _embedded(row, options)
+    seen = vectors(row, options)
     if row.table == SHUFFLED:
         return _shuffled(row, seen, advance)
     if row.table == "unsupervised_classification":
@@ -176,7 +176,8 @@ def _missing(dataset: str, vision: str, language: str, options: Options) -> str:
     return _missing_of(dataset, vision, language, options.data, options.results)
 
 
-def _embedded(row: Row, options: Options) -> Embedded:
+def vectors(row: Row, options: Options) -> Embedded:
+    """The vectors that the row is measured on."""
     assert options.data is not None
     of = STUDIES[row.table].dataset, row.settings["vision"], row.settings["language"]
     return _vectors(*of, options.data, options.results, options.device)

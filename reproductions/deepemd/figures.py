@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -13,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+
+from reproductions.pictures import png
 
 STYLE = {**sns.axes_style("white"), **sns.plotting_context("notebook")}
 DPI = 110
@@ -40,7 +41,7 @@ def draw_flows(pairs: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
             right.imshow(flow, cmap=HEAT, vmin=0)
             right.set(xticks=[], yticks=[], xlabel="prototype's nodes", ylabel="query's nodes")
             right.set_title(f"flow: {(flow > SHOWN * flow.max()).sum()} of {flow.size} pairs", fontsize=10)
-        return _png(fig)
+        return png(fig, DPI)
 
 
 def draw_accuracy_against_time(table: pd.DataFrame, accuracy: str, time: str) -> bytes:
@@ -76,7 +77,7 @@ def draw_accuracy_against_time(table: pd.DataFrame, accuracy: str, time: str) ->
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="time of an episode (ms, 95 %)", ylabel=f"{accuracy} accuracy (%, 95 %)")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-        return _png(fig)
+        return png(fig, DPI)
 
 
 def _draw_nodes(axes: Axes, query: np.ndarray, prototype: np.ndarray, flow: np.ndarray, side: int) -> None:
@@ -94,9 +95,3 @@ def _draw_nodes(axes: Axes, query: np.ndarray, prototype: np.ndarray, flow: np.n
     axes.add_collection(LineCollection(lines, linewidths=2.2 * strength, colors="#2166ac", alpha=0.8))
     axes.set(xlim=(0, 1 + shift), ylim=(1, 0), aspect="equal")
     axes.set_axis_off()
-
-
-def _png(fig: Figure) -> bytes:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

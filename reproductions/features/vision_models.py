@@ -70,15 +70,18 @@ class VisionModel:
         Raises:
             UserError: weights that are not in the file, do not fit, or cannot be downloaded.
         """
-        build = BUILDERS[self.recipe.library if self.needs_weights else self.recipe.feature]
         if self.random_weights or not self.needs_weights:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.recipe.seed or 0)
-                made = build(self.recipe, None, False)
+                made = self._build(self.recipe, None, False)
         else:
             with _said_clearly(self.recipe, self.weights):
-                made = build(self.recipe, self.weights, self.weights is None)
+                made = self._build(self.recipe, self.weights, self.weights is None)
         return made.eval().requires_grad_(False).to(self.device)
+
+    @property
+    def _build(self) -> Callable[[Recipe, Path | None, bool], nn.Module]:
+        return BUILDERS[self.recipe.library if self.needs_weights else self.recipe.feature]
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
@@ -87,6 +90,15 @@ class VisionModel:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features = network(batch.to(self.device))
         return features.float().cpu()
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many the network has, counted without making them."""
+        if self.recipe.feature == "random":
+            return 0
+        with torch.device("meta"):
+            made = self._build(self.recipe, None, False)
+        return sum(p.numel() for p in made.parameters())
 
     def fixed(self, count: int) -> Tensor | None:
         """For random vectors, those of all images ``(count, d)``; None for features that depend on the image."""

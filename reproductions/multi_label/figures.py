@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -12,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
+
+from reproductions.pictures import png
 
 STYLE = {**sns.axes_style("white"), **sns.plotting_context("notebook")}
 PANEL, DPI = 1.5, 110  # inches, dots an inch
@@ -54,6 +55,4 @@ def draw_weights(
                         panel.add_patch(Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor="#35b779", lw=1.5))
         for panel, title in zip(panels[0], ("image", *weights), strict=True):
             panel.set_title(title, fontsize=10)
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+        return png(fig, DPI)
