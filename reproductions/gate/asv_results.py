@@ -18,7 +18,7 @@ from typing import Any
 import reproductions
 from reproductions import UserError
 from reproductions.gate.files import Files
-from reproductions.gate.findings import ROUNDING, Finding, change, failure
+from reproductions.gate.findings import Finding, change, failure
 from reproductions.gate.reading import Unreadable
 from reproductions.gate.study import error_slack
 
@@ -189,8 +189,7 @@ def _changed(
         return change(group, name, before, after, slack, unit="s")
     if _is_memory(label[0]):
         return change(group, name, before, after, (max(MEMORY, configured) - 1) * before + PAGES, unit="bytes")
-    slack = error_slack(before, max(TRACKED, configured) - 1)
-    return change(group, name, before, after, slack + ROUNDING)
+    return change(group, name, before, after, error_slack(before, max(TRACKED, configured) - 1))
 
 
 def _differs(old: _Number, new: _Number) -> bool:

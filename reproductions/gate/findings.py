@@ -11,6 +11,7 @@ Kind = Literal[
     "unchanged", "better", "worse", "new", "not compared", "missing", "not finite", "inconsistent", "unreadable"
 ]
 ROUNDING = 1e-9
+"""What never counts as a change for the worse."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def change(
     moved = f"{abs(worse):.4g} {unit}".rstrip()
     passed = worse <= slack + ROUNDING
     allowed = "not gated" if math.isinf(slack) else f"tolerance {slack:.3g}"
-    severity = 0.0 if math.isinf(slack) else worse / slack
+    severity = 0.0 if math.isinf(slack) else worse / (slack + ROUNDING)
     kind: Kind = "worse" if worse > 0 else "better"
     return Finding(group, name, kind, passed, f"{kind} by {moved} ({allowed})", before, after, severity)
 
