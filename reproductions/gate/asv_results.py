@@ -75,21 +75,17 @@ def machine_of(path: str) -> str:
     return path.split("/")[-2]
 
 
-def compared(path: str, content: bytes, reference_path: str, reference: bytes, factor: float = TIME) -> list[Finding]:
+def compared(now: Any, then: Any, factor: float = TIME) -> list[Finding]:
     """What became of every number of the reference, and which benchmarks failed.
 
     Args:
-        path: the name that the result has in messages.
-        content: of its file.
-        reference_path: the name of what it is compared with.
-        reference: the content of that.
+        now: a result that was loaded.
+        then: the one that it is compared with.
         factor: how many times slower is let pass.
 
     Raises:
-        Unreadable: one of the two is damaged.
-        UserError: asv is not installed, or the project's asv.conf.json is not there.
+        UserError: the project's asv.conf.json is not there.
     """
-    now, then = _load(path, content), _load(reference_path, reference)
     other = [name for name in MACHINE if now.params.get(name) != then.params.get(name)]
     if now.env_vars != then.env_vars:
         other.append("environment")
@@ -113,7 +109,13 @@ def compared(path: str, content: bytes, reference_path: str, reference: bytes, f
     return found
 
 
-def _load(path: str, content: bytes) -> Any:
+def load(path: str, content: bytes) -> Any:
+    """A result as asv's own class; ``path`` is its name in messages.
+
+    Raises:
+        Unreadable: it is damaged.
+        UserError: asv is not installed.
+    """
     try:
         from asv.results import Results
         from asv.util import UserError as AsvError
@@ -212,7 +214,7 @@ def _is_memory(benchmark: str) -> bool:
 
 
 def _words(label: Label) -> tuple[str, str]:
-    return f"asv / {label[0]}", ", ".join(label[1])
+    return f"asv / {label[0]}", ", ".join(label[1]) or "all of it"
 
 
 def _thresholds() -> dict[str, float]:

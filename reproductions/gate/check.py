@@ -122,10 +122,12 @@ def _asv(now: Files, then: Files, asv: str | None, factor: float) -> list[Findin
         return [failure("asv", before, "missing", "there is no result of asv any more")]
     if content == then[before]:
         return [Finding("asv", path, "not compared", True, "the newest result of asv is the reference itself")]
+    then_loaded = _referred(partial(asv_results.load, before, then[before]))
     try:
-        return asv_results.compared(path, content, before, then[before], factor)
+        loaded = asv_results.load(path, content)
     except Unreadable as error:
         return [failure("asv", path, "unreadable", str(error))]
+    return asv_results.compared(loaded, then_loaded, factor)
 
 
 def _result(now: Files, asv: str | None) -> tuple[str | None, bytes]:
