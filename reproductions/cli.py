@@ -20,6 +20,7 @@ from rich.table import Table
 
 from reproductions import PAPERS, UserError
 from reproductions.blind_match.method import Distortion
+from reproductions.check_command import check_
 from reproductions.claims import load_paper
 from reproductions.console import (
     RESULTS,
@@ -34,7 +35,6 @@ from reproductions.console import (
 )
 from reproductions.data_commands import data_app, print_data_sets
 from reproductions.experiment import Options, Outcome, reproduce
-from reproductions.gate import compare, reference_tables
 from reproductions.match_files import (
     FileMatch,
     check_sizes,
@@ -212,34 +212,16 @@ def reproduce_(
     out.print(f"report page: {write_report(results)}", soft_wrap=True)
 
 
+app.command("check")(check_)
+
+
 @app.command()
 def report(results: ResultsOption = RESULTS) -> None:
     """Make the report page from the tables on disk."""
     out.print(f"report page: {write_report(results)}", soft_wrap=True)
 
 
-@app.command()
-def check(
-    results: ResultsOption = RESULTS,
-    against: Annotated[
-        str, typer.Option("--against", help="Git revision or folder with the reference tables.")
-    ] = "HEAD",
-) -> None:
-    """Compare the tables on disk with the committed ones; exit 1 when one is worse, missing or not finite."""
-    findings = compare(read_tables(results), reference_tables(results, against))
-    failed = [f for f in findings if not f.passed]
-    for f in findings:
-        now = "–" if f.measured is None else f"{f.measured:.4g}"
-        word = "ok  " if f.passed else "FAIL"
-        out.print(
-            f"{word} {' / '.join(f.key[:4])}: {f.reference:.4g} → {now}, {f.sentence}", soft_wrap=True, markup=False
-        )
-    if not findings:
-        out.print(f"FAIL nothing to compare: no measured number in the reference tables of {against}")
-    else:
-        out.print(f"{len(findings) - len(failed)} of {len(findings)} numbers hold")
-    if failed or not findings:
-        raise typer.Exit(1)
+app.command("check")(check_)
 
 
 def _reproduce_with_progress(paper: str, options: Options) -> Outcome:

@@ -36,6 +36,13 @@ Measured = Sequence[float] | Estimate
 """Samples whose mean is the number, or the number with its interval where it is no mean (mAP, F1 of one test set)."""
 
 
+class NotMeasured(Exception):
+    """Raised by an experiment's ``measure``: it ran, and the row has no number; the message is the reason.
+
+    The row stands in its table as not run, with that reason, and is kept like a measured one: it is not tried again.
+    """
+
+
 @dataclass(frozen=True)
 class Row:
     """One number of a table: what it is and everything it depends on.
@@ -115,6 +122,9 @@ class Experiment(Protocol):
 
     def measure(self, row: Row, options: Options, advance: Callable[[float], None]) -> Measured:
         """What the row's number is made of; ``advance`` is told the finished fraction.
+
+        Raises:
+            NotMeasured: the row has no number, and why.
 
         An experiment may also offer ``pictures(options)``, which are written beside the tables (name → PNG), and
         ``train(options, advance)``, which makes the networks that rows wait for.
@@ -232,9 +242,9 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
         record.write()
         experiment.prepare(options, advance)
         for k, found, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
-            stored[k] = known = {"estimate": asdict(_estimate(rows[k], found)), "seconds": seconds, "run": record.id}
+            stored[k] = known = {**_known(rows[k], found), "seconds": seconds, "run": record.id}
             options.cache.write_json("rows", keys[k], known)
-            samples = [] if isinstance(found, Estimate) else list(found)
+            samples = [] if isinstance(found, (Estimate, NotMeasured)) else list(found)
             record.fields["rows"].append({**rows[k].identity, "samples": samples, **known})
             record.write()
             write(rows[k].table)
@@ -249,13 +259,13 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
 
 def _measured(
     paper: str, experiment: Experiment, rows: dict[int, Row], options: Options, advance: Advance
-) -> Iterator[tuple[int, Measured, float]]:
+) -> Iterator[tuple[int, Measured | NotMeasured, float]]:
     """(number, what was measured, seconds) of each row as it gets done; with several jobs, in whatever order."""
     if options.jobs == 1 and options.scheduler is None:
         for done, (k, row) in enumerate(rows.items(), start=1):
             label = f"row {done} of {len(rows)}: {row.title}"
             start = time.perf_counter()
-            found = experiment.measure(row, options, partial(advance, label))
+            found = _attempt(experiment, row, options, partial(advance, label))
             yield k, found, time.perf_counter() - start
         return
     where, threads = f"{options.jobs} at once", max(1, torch.get_num_threads() // options.jobs)
@@ -278,7 +288,7 @@ def _measured(
 
 def _in_worker(
     paper: str, rows: dict[int, Row], options: Options, threads: int, code: str
-) -> list[tuple[int, Measured, float]]:
+) -> list[tuple[int, Measured | NotMeasured, float]]:
     """The rows of one group, one after the other, so that the later find what the first has cached."""
     if options.scheduler is None:
         torch.set_num_threads(threads)  # those of a Dask worker are its own affair
@@ -289,14 +299,30 @@ def _in_worker(
     experiment, results = load_experiment(paper), []
     for k, row in rows.items():
         start = time.perf_counter()
-        found = experiment.measure(row, options, lambda fraction: None)
+        found = _attempt(experiment, row, options, lambda fraction: None)
         results.append((k, found, time.perf_counter() - start))
     return results
+
+
+def _attempt(
+    experiment: Experiment, row: Row, options: Options, advance: Callable[[float], None]
+) -> Measured | NotMeasured:
+    try:
+        return experiment.measure(row, options, advance)
+    except NotMeasured as reason:
+        return NotMeasured(str(reason))  # without its traceback, which would keep what it was measured from
 
 
 def _code() -> str:
     """The hash of code and libraries: what others have measured must not be kept as measured with these."""
     return content_hash(source_hash(), library_versions())
+
+
+def _known(row: Row, found: Measured | NotMeasured) -> dict[str, Any]:
+    """What is kept of a row: its estimate, or None and the reason."""
+    if isinstance(found, NotMeasured):
+        return {"estimate": None, "reason": str(found)}
+    return {"estimate": asdict(_estimate(row, found))}
 
 
 def _estimate(row: Row, found: Measured) -> Estimate:
@@ -312,8 +338,8 @@ def _result(paper: str, row: Row, stored: dict[str, Any] | None) -> Result:
     if stored is None:
         what, why = verdict(row.claim, None, row.data, row.missing or "still to be measured: run the command again")
         return Result(paper, row, None, what, why)
-    estimate = Estimate(**stored["estimate"])
-    what, why = verdict(row.claim, estimate, row.data, differs=row.differs)
+    estimate = stored["estimate"] and Estimate(**stored["estimate"])
+    what, why = verdict(row.claim, estimate, row.data, stored.get("reason", ""), row.differs)
     return Result(paper, row, estimate, what, why, stored["seconds"], stored["run"])
 
 

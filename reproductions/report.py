@@ -65,7 +65,8 @@ def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         return table
     key = ["row", "column", "data"]
     known = set(map(tuple, table[key].to_numpy()))
-    now = set(map(tuple, table.loc[table["measured"].notna(), key].to_numpy()))
+    ran = table["measured"].notna() | (table["run"] != "")  # some of them without a number
+    now = set(map(tuple, table.loc[ran, key].to_numpy()))
     needed = (earlier["tier"] != "embedded") | earlier[key].apply(tuple, axis=1).isin(known)
     earlier = earlier[earlier["measured"].notna() & needed].astype({"n": "Int64", **dict.fromkeys(NUMBERS, float)})
     kept = earlier[[tuple(k) not in now for k in earlier[key].to_numpy()]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, write
 from test_reproductions import fake  # noqa: F401
 
 from reproductions import cli
@@ -220,20 +221,55 @@ def test_reproduce_report_and_check(fake, run, tmp_path, monkeypatch):  # noqa: 
     assert run("report")[0] == 0
     code, out, _ = run("check", "--against", "results")
     assert code == 0
-    assert "3 of 3 numbers hold" in out
+    assert out.strip() == "ok: 0 failed, 3 unchanged"
+    code, out, _ = run("check", "--against", "results", "--all", "--json", "found.json")
+    assert out.count("unchanged") == 4
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["passed"], found["compared"], len(found["findings"])) == (True, 3, 3)
     worse = tmp_path / "worse"
     (worse / "fake").mkdir(parents=True)
     text = (tmp_path / "results" / "fake" / "counts.csv").read_text()
-    (worse / "fake" / "counts.csv").write_text(text.replace(",11.5,", ",9.5,"))
-    code, out, _ = run("check", "--results", "worse", "--against", "results")
+    (worse / "fake" / "published.csv").write_bytes((tmp_path / "results" / "fake" / "published.csv").read_bytes())
+    (worse / "fake" / "counts.csv").write_text(text.replace(",11.5,", ",10.5,"))
+    code, out, _ = run("check", "--results", "worse", "--against", "results", "--json", "worse.json")
     assert code == 1
-    assert "FAIL fake / counts / row 1 / column: 11.5 → 9.5, worse by 2 percent" in out
-    code, out, _ = run("check", "--against", "worse/nothing")
-    assert code == 2
+    assert out.splitlines() == [
+        "fake / counts",
+        "  FAIL row 1, column: 11.5 → 10.5, worse by 1 percent (tolerance 0.5)",
+        "FAIL: 1 failed, 1 worse, 2 unchanged",
+    ]
+    first, *_ = json.loads((tmp_path / "worse.json").read_text())["findings"]
+    assert (first["group"], first["kind"], first["reference"], first["measured"]) == (
+        "fake / counts",
+        "worse",
+        11.5,
+        10.5,
+    )
     (tmp_path / "empty").mkdir()
     code, out, _ = run("check", "--against", "empty")
     assert code == 1
-    assert "nothing to compare" in out
+    assert "FAIL nothing was compared" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--against", "nowhere"], "cannot read the reference tables of nowhere"),
+        (["--results", "nowhere"], "there is no folder of results at nowhere"),
+        (["--against", "broken"], "the reference, broken, cannot be used: deepemd/cub.csv is damaged"),
+        (["--against", "broken", "--only", "asv", "--asv", "nothing"], "nothing is neither"),
+        (["--against", "broken", "--only", "asv", "--asv", "0123abcd"], "no result of asv for the commit 0123abcd"),
+        (["--against", "broken", "--factor", "0.5"], "from 1 on, not 0.5"),
+        (["--json", "results"], "results is a folder"),
+    ],
+)
+def test_a_check_that_cannot_be_done_is_refused(run, tmp_path, arguments, words):
+    (tmp_path / "results").mkdir()
+    write(tmp_path / "broken" / "deepemd" / "cub.csv", "a,b\n1\n")
+    code, out, err = run("check", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
 
 
 def test_training_without_data_is_refused(run):

@@ -30,7 +30,7 @@ distributed = pytest.importorskip("distributed")
 PAPER = '''
 """Four outcomes with two numbers each, which log the process that measures them."""
 import os, time
-from reproductions.experiment import Row
+from reproductions.experiment import NotMeasured, Row
 
 def rows(options):
     return [
@@ -48,6 +48,8 @@ def measure(row, options, advance):
     if row.settings["k"] == 3 and (options.results / "slow").exists():
         (options.results / "slow").unlink()
         time.sleep(60)
+    if row.settings["k"] == 2 and row.table == "bounds":
+        raise NotMeasured("no bound was found")
     return [10.0 * row.settings["k"] + len(row.table) + j for j in range(4)]
 '''
 
@@ -90,6 +92,18 @@ def alone(paper, tmp_path_factory):
     results = tmp_path_factory.mktemp("alone")
     assert reproduce("fake", Options(results)).measured == 8
     return numbers(results)
+
+
+@pytest.mark.parametrize("way", ["processes", "cluster"])
+def test_a_row_without_a_number_is_so_wherever_it_is_measured(way, request, alone, tmp_path):
+    chosen = {"jobs": 2} if way == "processes" else {"scheduler": request.getfixturevalue("scheduler")}
+    for measured in (8, 0):
+        assert reproduce("fake", Options(tmp_path, **chosen)).measured == measured
+        bounds = pd.read_csv(tmp_path / "fake" / "bounds.csv").set_index("row")
+        assert bounds["measured"].isna().to_dict() == {f"row {k}": k == 2 for k in range(4)}
+        assert bounds.loc["row 2", ["verdict", "reason"]].tolist() == ["not run", "no bound was found"]
+        assert isinstance(bounds.loc["row 2", "run"], str)
+    pd.testing.assert_frame_equal(numbers(tmp_path), alone)
 
 
 def measurements(results: Path) -> pd.DataFrame:

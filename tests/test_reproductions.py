@@ -1,4 +1,4 @@
-"""The pipeline: claims, statistics, resumption, tables, gate."""
+"""The pipeline: claims, statistics, resumption, tables."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ import reproductions
 from reproductions import UserError, experiment, provenance
 from reproductions.claims import Paper, load_paper
 from reproductions.datasets import DATASETS, digits, load_digits
-from reproductions.experiment import Options, Row, load_experiment, reproduce
-from reproductions.gate import compare, reference_tables
+from reproductions.experiment import Options, load_experiment, reproduce
 from reproductions.metrics import METRICS
-from reproductions.report import COLUMNS, figure, markdown, read_tables, write_report
+from reproductions.report import COLUMNS, figure, read_tables, write_report
 from reproductions.statistics import Estimate, clopper_pearson, mean_interval, verdict
 from reproductions.storage import content_hash, write_atomically
 
@@ -184,6 +183,40 @@ def test_networks_are_trained_before_the_rows_are_listed(fake, tmp_path):
     assert reproduce("fake", Options(tmp_path)).measured == 0
     assert reproduce("fake", Options(tmp_path, train=True)).measured == 1
     assert reproduce("fake", Options(tmp_path)).reused == 1
+
+
+NO_NUMBER = """
+def measure(row, options, advance, measured=measure):
+    found = measured(row, options, advance)
+    if row.settings["k"] == 1:
+        raise NotMeasured("the solver gave no bound in its time")
+    return found
+"""
+
+
+def test_a_row_without_a_number_stands_as_not_run_and_is_not_tried_again(fake, tmp_path):
+    reproduce("fake", Options(tmp_path))
+    path = fake / "fake" / "experiment.py"
+    path.write_text(path.read_text().replace("import Row", "import NotMeasured, Row") + NO_NUMBER)
+    del sys.modules["reproductions.fake.experiment"]
+    for entry in (tmp_path / "cache" / "rows").iterdir():
+        entry.unlink()
+    for measured, reused in ((3, 0), (0, 3)):
+        outcome = reproduce("fake", Options(tmp_path))
+        assert (outcome.measured, outcome.reused) == (measured, reused)
+        table = numbers(tmp_path).set_index("row")
+        assert table["measured"].isna().to_dict() == {"row 0": False, "row 1": True, "row 2": False}, (
+            "what was measured earlier does not stand in for it"
+        )
+        assert table.loc["row 1", ["verdict", "reason"]].tolist() == [
+            "not run",
+            "the solver gave no bound in its time",
+        ]
+    assert (tmp_path / "measured.log").read_text() == "0\n1\n2\n" * 2
+    (_, path) = sorted((tmp_path / "runs").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    row = json.loads(path.read_text())["rows"][1]
+    assert (row["row"], row["samples"], row["estimate"]) == ("row 1", [], None)
+    assert row["reason"] == "the solver gave no bound in its time"
 
 
 def test_two_runs_do_not_write_one_folder(fake, tmp_path):
@@ -426,58 +459,3 @@ def test_data_sets_are_checked_by_their_hash(monkeypatch):
     monkeypatch.setattr(digits, "SHA256", "0" * 64)
     with pytest.raises(ValueError, match="is expected"):
         load_digits()
-
-
-# --------------------------------------------------------------------------------------------------------------- gate
-
-
-def gate(reference, measured):
-    base = dict.fromkeys(COLUMNS, "x") | {"metric": "few_shot_accuracy"}
-    tables = [
-        {"p": {"t": pd.DataFrame([base | {"row": r, "measured": v} for r, v in values.items()], columns=COLUMNS)}}
-        for values in (measured, reference)
-    ]
-    return {f.key[2]: (f.passed, f.sentence) for f in compare(*tables)}
-
-
-def test_the_gate_knows_which_way_is_better():
-    found = gate(
-        {"a": 70.0, "b": 70.0, "c": 70.0, "d": 70.0, "e": 70.0, "f": None},
-        {"a": 70.0, "b": 69.6, "c": 69.4, "d": 75.0, "f": 1.0},
-    )
-    assert {k: ok for k, (ok, _) in found.items()} == {"a": True, "b": True, "c": False, "d": True, "e": False}
-    assert "worse by 0.6 percent" in found["c"][1]
-    assert "better by 5" in found["d"][1]
-    assert found["e"][1] == "missing"
-    assert gate({"a": 70.0}, {"a": math.inf})["a"] == (False, "not finite")
-    assert gate({"a": 70.0}, {"a": math.nan})["a"][0] is False
-
-
-def test_the_gate_lets_a_retrained_model_move_within_the_spread_of_its_seeds():
-    base = dict.fromkeys(COLUMNS, "x") | {"metric": "mean_average_precision"}
-
-    def table(measured):
-        row = base | {"measured": measured, "ci_low": measured - 3.0, "ci_high": measured + 3.0}
-        return {"p": {"t": pd.DataFrame([row], columns=COLUMNS)}}
-
-    assert [f.passed for worse in (2.9, 3.1) for f in compare(table(60.0 - worse), table(60.0))] == [True, False]
-
-
-def test_the_gate_reads_a_folder_or_a_commit(fake, tmp_path):
-    results = tmp_path / "repository" / "results"
-    reproduce("fake", Options(results))
-
-    def git(*arguments):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=results.parent, check=True, capture_output=True)
-
-    git("init", "-q")
-    git("add", "results/fake")
-    git("commit", "-q", "-m", "tables")
-    from_commit, from_folder = reference_tables(results, "HEAD"), reference_tables(results, str(results))
-    pd.testing.assert_frame_equal(from_commit["fake"]["counts"], from_folder["fake"]["counts"])
-    with pytest.raises(UserError, match="cannot read the reference tables of nowhere"):
-        reference_tables(results, "nowhere")
-    rows = [Row("t", "r", "c", "few_shot_accuracy", "none", {}, "embedded", "d", "h")]
-    assert rows[0].identity["row"] == "r"
-    assert "counts" in markdown(experiment.load_paper("fake"), "counts", from_folder["fake"]["counts"], [])

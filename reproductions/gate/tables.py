@@ -1,0 +1,85 @@
+"""The papers' tables against the reference: every measured number by its metric's direction and tolerance."""
+
+from __future__ import annotations
+
+import math
+
+from reproductions.gate.findings import Finding, change, failure
+from reproductions.gate.reading import Record, Table, Unreadable, number, records, table
+from reproductions.metrics import METRICS
+from reproductions.report import COLUMNS, NUMBERS
+
+KEY = ("row", "column", "tier", "data")
+MOST = 2.5
+"""The widest tolerance in points. Three points are an effect: however far the runs of a row spread, such a drop is
+shown, and a new reference is committed where it is only that networks were trained again with other libraries."""
+PROBLEMS = 20
+"""From so many on, one problem more or less that is solved in its time is what a busy machine does."""
+
+
+def paper_table(path: str, content: bytes) -> Table:
+    """A table of a paper.
+
+    Raises:
+        Unreadable: it is damaged, has other columns, or a metric that is not known.
+    """
+    found = records(path, content)
+    if found and list(found[0]) != COLUMNS:
+        raise Unreadable(f"{path} has other columns than the papers' tables: {_difference(list(found[0]))}")
+    read = table(path, found, KEY, (*NUMBERS, "n"))
+    if unknown := {row["metric"] for row in found} - set(METRICS):
+        raise Unreadable(f"{path} has metrics that are not known: {', '.join(sorted(unknown))}")
+    return read
+
+
+def _difference(columns: list[str]) -> str:
+    lacking, more = [c for c in COLUMNS if c not in columns], [c for c in columns if c not in COLUMNS]
+    words = [f"{what} {', '.join(names)}" for what, names in (("it lacks", lacking), ("it has", more)) if names]
+    return " and ".join(words) or "they stand in another order"
+
+
+def compared(now: Table, reference: Table) -> list[Finding]:
+    """What became of every measured number of the reference, and which numbers are new."""
+    found = []
+    for key, old in reference.rows.items():
+        before = number(old["measured"])
+        if before is None or not math.isfinite(before):
+            continue
+        new = now.rows.get(key)
+        if new is None:
+            found.append(failure(now.group, title(old), "missing", "the row vanished", before))
+        elif number(new["measured"]) is None and new["reason"]:
+            found.append(failure(now.group, title(old), "missing", f"{new['verdict']}: {new['reason']}", before))
+        else:
+            found.append(_changed(now.group, before, old, new))
+    for key, new in now.rows.items():
+        after, earlier = number(new["measured"]), reference.rows.get(key)
+        if after is not None and (earlier is None or number(earlier["measured"]) is None):
+            found.append(Finding(now.group, title(new), "new", True, "not in the reference", None, after))
+    return found
+
+
+def _changed(group: str, before: float, old: Record, new: Record) -> Finding:
+    metric, after = METRICS[old["metric"]], number(new["measured"])
+    if new["metric"] != old["metric"]:
+        return failure(group, title(old), "inconsistent", f"was {old['metric']}, is {new['metric']}", before)
+    slack = tolerance(old)
+    n = number(old["n"]) or 0.0
+    if metric.counted and after is not None and n >= PROBLEMS and math.isclose(before - after, 100 / n, abs_tol=1e-4):
+        slack = max(slack, 100 / n)
+    return change(group, title(old), before, after, slack, metric.direction == "higher", metric.unit)
+
+
+def tolerance(row: Record) -> float:
+    """How much worse the number of a row of the reference may get."""
+    metric = METRICS[row["metric"]]
+    low, high = number(row["ci_low"]), number(row["ci_high"])
+    if metric.interval != "student" or low is None or high is None:
+        return metric.gate_tolerance
+    return max(metric.gate_tolerance, min((high - low) / 2, MOST))
+
+
+def title(row: Record) -> str:
+    """The row as findings name it."""
+    data = "" if row["tier"] == "embedded" else f" ({row['data']})"
+    return f"{row['row']}, {row['column']}{data}"
