@@ -25,7 +25,7 @@ from reproductions.blind_match.method import Distortion
 from reproductions.blind_match.outcomes import answered, summarised
 from reproductions.blind_match.sources import Embedded
 from reproductions.datasets.class_vectors import CIFAR10, HUMAN, PLACES, load_class_vectors, load_human_answers
-from reproductions.experiment import Options
+from reproductions.experiment import NotMeasured, Options
 from reproductions.metrics import METRICS
 
 
@@ -177,7 +177,7 @@ def test_numbers_of_several_matches():
     assert summarised("proven_optimal", [right, wrong]).mean == 50
     assert summarised("global_optimum", [right, wrong], [1.0, 1.0]).mean == 50
     assert summarised("proven_optimal", [wrong]).half_width == 0
-    with pytest.raises(ValueError, match="needs a bound"):
+    with pytest.raises(NotMeasured, match="gave no bound"):
         summarised("matching_bound", [dataclasses.replace(right, bound=None)])
 
 

@@ -13,7 +13,7 @@ import solvers
 from reproductions.blind_match.contenders import Contender, Match
 from reproductions.blind_match.instances import Instance
 from reproductions.blind_match.method import Distortion
-from reproductions.experiment import Measured, Options
+from reproductions.experiment import Measured, NotMeasured, Options
 from reproductions.statistics import Estimate, clopper_pearson, student_interval
 from reproductions.storage import content_hash, source_hash
 
@@ -63,7 +63,7 @@ def summarised(metric: str, matches: Sequence[Match], optima: Sequence[float] = 
         optima: F/n² of the best permutation of each, for "global_optimum".
 
     Raises:
-        ValueError: a bound is asked of a contender that gave none.
+        NotMeasured: a bound is asked of a contender that came to none within its time.
     """
     if metric == "matching_accuracy":
         return clopper_pearson(sum(m.correct for m in matches), sum(len(m.permutation) for m in matches))
@@ -91,7 +91,7 @@ def _value(metric: str, match: Match) -> float:
     if metric == "solve_time":
         return match.seconds
     if match.bound is None:
-        raise ValueError(f"{metric} needs a bound, and this match has none")
+        raise NotMeasured("within its time the solver gave no bound")
     return match.bound if metric == "matching_bound" else 100 * (match.cost - match.bound) / abs(match.cost)
 
 
