@@ -44,7 +44,8 @@ from reproductions.match_files import (
     read_truth,
     write_match,
 )
-from reproductions.report import measured_text, published_text, read_tables, write_report
+from reproductions.report import measured_text, published_text, read_tables
+from reproductions.report_page import write_report
 from reproductions.solve_file import read_problem, write_solution
 from solvers import InvalidProblem, Solution, Status, UnknownSolver, make_solver
 from solvers.registry import default_solver, solver_class, solver_names, unavailable

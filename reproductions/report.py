@@ -1,13 +1,11 @@
-"""What people read: tables as csv and markdown, figures, and the report page made from the tables on disk."""
+"""What people read: tables as csv and markdown, and their figures."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 
 from reproductions.claims import Claim, Paper
 from reproductions.metrics import METRICS
+from reproductions.pictures import png
 from reproductions.storage import write_atomically
 
 COLUMNS = [
@@ -141,9 +140,7 @@ def figure(name: str, table: pd.DataFrame) -> bytes:
     with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
         fig = (_heat_map if measured["column"].nunique() > PANELS else _bars)(measured)
         fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+        return png(fig, 150)
 
 
 def _heat_map(measured: pd.DataFrame) -> Figure:
@@ -189,27 +186,3 @@ def _bars(measured: pd.DataFrame) -> Figure:
         panel.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
     return fig
-
-
-def write_report(results: Path) -> Path:
-    """The report page ``results/report/index.html``, made from the tables on disk; it needs no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reproductions", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"measured": measured_text, "published": published_text}
-    papers = {
-        paper: {
-            name: [row for _, row in table.iterrows()]
-            for name, table in sorted(tables.items(), key=lambda t: t[1]["measured"].isna().all())
-        }
-        for paper, tables in read_tables(results).items()
-    }
-    figures = {
-        (paper, name)
-        for paper, tables in papers.items()
-        for name in tables
-        if (results / paper / f"{name}.png").exists()
-    }
-    path = results / "report" / "index.html"
-    write_atomically(path, environment.get_template("report.html.j2").render(papers=papers, figures=figures))
-    return path
