@@ -101,7 +101,15 @@ def data_table() -> str:
             if title in words.get(key, ())
         ]
         places = " or ".join(f"`{place}`" for place in known.places)
-        rows.append((f"[{title}]({site})" if site else title, ", ".join(papers) or "no rows yet", places, known.licence, known.source))
+        rows.append(
+            (
+                f"[{title}]({site})" if site else title,
+                ", ".join(papers) or "no rows yet",
+                places,
+                known.licence,
+                known.source,
+            )
+        )
     return _table(("data set", "of", "in `DIR`", "licence", "after"), rows)
 
 
