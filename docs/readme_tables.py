@@ -58,7 +58,7 @@ def solver_table() -> str:
                 "yes" if cls.gives_bound else "",
                 _joined(": ", ", ".join(cls.differentiable), WORDS["gradients"].get(name, "")),
                 ", ".join(cls.devices).upper(),
-                cls.reference,
+                WORDS["after"].get(name, cls.reference),
             )
         )
     return _table(("solver", "solves", "exact", "lower bound", "gradients", "devices", "after"), rows)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from docs import readme_tables
 from docs.readme_tables import README, WORDS, written
 from reproductions import PAPERS
 from reproductions.datasets.catalogue import KNOWN
-from solvers.registry import BUILTIN
+from solvers.registry import BUILTIN, solver_class
 
 
 def test_the_tables_are_up_to_date():
@@ -42,4 +44,10 @@ def test_the_words_are_of_what_there_is():
     }
     assert set(WORDS["papers"]) == set(PAPERS)
     assert used | set(WORDS["sites"]) <= titles
-    assert set(WORDS["solvers"]) | set(WORDS["gradients"]) <= set(BUILTIN)
+    assert set(WORDS["solvers"]) | set(WORDS["gradients"]) | set(WORDS["after"]) <= set(BUILTIN)
+
+
+def test_the_short_references_are_those_of_the_classes():
+    for name, after in WORDS["after"].items():
+        words = set(re.findall(r"\w+", after))
+        assert words <= set(re.findall(r"\w+", solver_class(name).reference)), name
