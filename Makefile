@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: reproduce test test-slow test-gpu bench study lint clean
+.PHONY: reproduce test test-slow test-gpu bench study lint readme docs clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/.installed
@@ -32,8 +32,14 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+readme: $(VENV)/.installed
+	@$(BIN)/python -m docs.readme_tables
+
+docs: $(VENV)/.installed-dev
+	@$(BIN)/python -m docs.site
+
 clean:
-	rm -rf $(VENV) .asv results/cache results/runs results/report
+	rm -rf $(VENV) .asv results/cache results/runs results/report results/docs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Matchmark needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -44,6 +45,7 @@ from reproductions.match_files import (
     read_truth,
     write_match,
 )
+from reproductions.progress import Lines
 from reproductions.report import measured_text, published_text, read_tables
 from reproductions.report_page import write_report
 from reproductions.solve_file import read_problem, write_solution
@@ -226,13 +228,16 @@ app.command("check")(check_)
 
 
 def _reproduce_with_progress(paper: str, options: Options) -> Outcome:
+    if not err.is_terminal:
+        with Lines(err, paper) as lines:
+            return reproduce(paper, options, lines.tell)
     with progress_bar() as progress:
         task = progress.add_task(paper, total=1.0)
         return reproduce(paper, options, partial(_advance, progress, task, paper))
 
 
 def _advance(progress: Progress, task: TaskID, paper: str, what: str, fraction: float) -> None:
-    progress.update(task, description=f"{paper}: {what}", completed=fraction)
+    progress.update(task, description=escape(f"{paper}: {what}"), completed=fraction)
 
 
 def _print_outcome(outcome: Outcome, results: Path) -> None:

@@ -1,8 +1,10 @@
-"""How a training shows where it is: bars on the terminal, or a line for the bar of the whole run."""
+"""How long work shows where it is: bars on a terminal, a line for the bar of the whole run, lines in a log."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from reproductions.training import Epoch, OnEpoch
+
+PERIOD = 10.0
+"""Seconds between two lines in a log."""
 
 
 class Bars:
@@ -64,3 +69,32 @@ class Stages:
     def _on_epoch(self, what: str, epochs: int, epoch: Epoch) -> None:
         reached = f"loss {epoch.loss:.3f}" if epoch.accuracy is None else f"{epoch.accuracy:.1f} %"
         self.text = f"{what}, {epoch.number} of {epochs} epochs done, {reached}"
+
+
+class Lines:
+    """Where there is no terminal for a bar, as in a log: a line every few seconds on what is being done since when."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.console, self.name = console, name
+        self.now = "starting", 0.0
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+
+    def __enter__(self) -> Lines:
+        self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._writer.join()
+
+    def tell(self, what: str, fraction: float) -> None:
+        """What a run calls when it gets on: what is being done, and which fraction of that is finished."""
+        self.now = what, fraction
+
+    def _write(self) -> None:
+        start = time.monotonic()
+        while not self._over.wait(PERIOD):
+            what, fraction = self.now
+            seconds = time.monotonic() - start
+            self.console.print(f"{self.name}: {what}, {fraction:.0%}, {seconds:.0f} s", soft_wrap=True, markup=False)

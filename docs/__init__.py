@@ -1,0 +1,1 @@
+"""What makes the documentation: the tables of README.md, and the site."""
