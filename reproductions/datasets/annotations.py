@@ -14,6 +14,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from reproductions import UserError
+from reproductions.datasets.archives import check_arrays
 
 
 def existing(path: Path, what: str) -> Path:
@@ -35,6 +36,7 @@ def read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
     """
     try:
         with existing(path, "a file of features").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            check_arrays(stored, path)
             return tuple(stored[key] for key in keys)
     except KeyError as error:
         raise UserError(

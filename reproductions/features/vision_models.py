@@ -29,6 +29,7 @@ from reproductions.features.weights import FOLDER, SUFFIXES, find_weights, weigh
 from reproductions.storage import Cache, content_hash, source_hash
 
 DINO_RN50 = "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+"""Published without a checksum: it is the user who fetches it."""
 OFFSET = 0.1
 """What DINOv2's code adds to the new side of the grid before it divides by the old one."""
 UNFIT = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError)
@@ -195,7 +196,10 @@ def _dino_resnet(recipe: Recipe, weights: Path | None, download: bool) -> nn.Mod
     if weights is not None:
         model.load_state_dict(timm.models.load_state_dict(str(weights), weights_only=True))
     elif download:
-        model.load_state_dict(torch.hub.load_state_dict_from_url(DINO_RN50, map_location="cpu", weights_only=True))
+        raise UserError(
+            f"the weights of {recipe.name} are not downloaded, as no checksum of them is published: fetch {DINO_RN50}"
+            f" and put it into {_places(recipe)} with --data DIR"
+        )
     return model
 
 
@@ -235,8 +239,11 @@ def _said_clearly(recipe: Recipe, weights: Path | None) -> Iterator[None]:
 
 
 def _no_download(recipe: Recipe, error: Exception) -> UserError:
-    places = " or ".join(dict.fromkeys(f"DIR/{FOLDER}/{stem}" for stem in recipe.stems))
     return UserError(
-        f"the weights of {recipe.name} cannot be downloaded ({type(error).__name__}): put them into {places}"
+        f"the weights of {recipe.name} cannot be downloaded ({type(error).__name__}): put them into {_places(recipe)}"
         f" with --data DIR, ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     )
+
+
+def _places(recipe: Recipe) -> str:
+    return " or ".join(dict.fromkeys(f"DIR/{FOLDER}/{stem}" for stem in recipe.stems))
