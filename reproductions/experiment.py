@@ -3,7 +3,7 @@
 A paper's ``experiment.py`` says which rows there are and how one is measured; here they are run, in parallel where
 asked, each result is stored under the hash of everything it depends on, and the tables are written again after every
 row. Killing the process loses the rows in progress and nothing else: one, or in parallel those that a worker measures
-one after the other because they come from the same outcome.
+one after the other because they come from the same outcome, and those that wait while another is being written.
 """
 
 from __future__ import annotations

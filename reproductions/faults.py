@@ -41,6 +41,12 @@ def sentence(error: BaseException) -> str | None:
     return _of_files(error) if isinstance(error, OSError) else None
 
 
+def first_words(error: BaseException) -> str:
+    """What an error of a library says first; how to switch its checks off, which may follow, is no advice of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
 def _of_files(error: OSError) -> str:
     where = "a file" if error.filename is None else str(error.filename)
     if error.errno in FULL:

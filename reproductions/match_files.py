@@ -24,6 +24,7 @@ from reproductions.blind_match.figures import draw_match
 from reproductions.blind_match.method import Distortion, standardised
 from reproductions.datasets.annotations import existing, read_lines
 from reproductions.datasets.archives import check_arrays
+from reproductions.faults import first_words
 from reproductions.opening import check_writable
 from reproductions.provenance import library_versions
 from reproductions.statistics import Estimate, clopper_pearson
@@ -285,7 +286,7 @@ def _array(path: Path) -> tuple[np.ndarray, str]:
         else:
             arrays = [stored]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): {expected}") from None
+        raise UserError(f"{path} cannot be read ({first_words(error)}): {expected}") from None
     if len(arrays) != 1:
         raise UserError(f"{path} has {len(arrays)} arrays: {expected}")
     return arrays[0], hashlib.sha256(content).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +104,7 @@ def published_text(row: pd.Series) -> str:
 
 def cell(text: object) -> str:
     """Text that stays one cell of a markdown table, and text: no markup, link or further column comes of it."""
-    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return escaped.replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
 
 

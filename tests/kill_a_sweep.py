@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -186,7 +188,8 @@ def faults(results: Path, reference: dict[str, bytes], kills: int, jobs: int) ->
         wrong.append("cached tensors are not whole")
     wrong += [f"{path} is left" for path in temporaries(results)]
     measured = Counter((results / "measured.log").read_text().splitlines())
-    if len(measured) != ROWS or sum(measured.values()) > ROWS + kills * jobs:
+    most = ROWS + kills if jobs == 1 else ROWS * (1 + kills)  # with several jobs, finished rows wait to be written
+    if len(measured) != ROWS or sum(measured.values()) > most:
         wrong.append(f"{sum(measured.values())} rows were measured for {ROWS}, with {kills} kills and {jobs} jobs")
     return wrong
 
@@ -202,10 +205,12 @@ def main() -> int:
     chosen = parser.parse_args()
     began, chance = time.monotonic(), random.Random(chosen.seed)
     install(chosen.folder)
-    undisturbed = Options(chosen.folder / "undisturbed", jobs=chosen.jobs)
-    start = time.monotonic()
-    sweep(undisturbed, 0, 0.0, chosen.processes, chance)
-    scale = time.monotonic() - start
+    scale, undisturbed = math.inf, Options(chosen.folder / "undisturbed", jobs=chosen.jobs)
+    for _ in range(2):
+        shutil.rmtree(undisturbed.results, ignore_errors=True)
+        start = time.monotonic()
+        sweep(undisturbed, 0, 0.0, chosen.processes, chance)
+        scale = min(scale, time.monotonic() - start)
     reference = written(undisturbed.results)
     assert len(reference) == 12, sorted(reference)  # csv, md and png of three tables; those of the claims; the picture
     kills, sweeps, torn, wrong = 0, 0, 0, list[str]()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from reproductions import UserError
+from reproductions.faults import first_words
 from reproductions.features.clip import open_clip_model
 from reproductions.features.vision_recipes import DIMENSION, Recipe, vision_recipe
 from reproductions.features.weights import FOLDER, SUFFIXES, find_weights, weights_sha256
@@ -232,7 +233,7 @@ def _said_clearly(recipe: Recipe, weights: Path | None) -> Iterator[None]:
         raise
     except UNFIT as error:
         if weights is not None:
-            raise UserError(f"{weights} holds no weights of {recipe.name}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{weights} holds no weights of {recipe.name}: {first_words(error)}") from None
         raise _no_download(recipe, error) from error
     except Exception as error:  # without a network every library fails in its own way
         raise _no_download(recipe, error) from error
