@@ -34,6 +34,7 @@ from scipy.optimize import quadratic_assignment
 
 from benchmarks.qaplib import QaplibError, best_known, read_dat
 from benchmarks.study.__main__ import ROOT, provenance
+from reproductions.opening import open_results
 from reproductions.storage import Cache, content_hash, write_atomically
 from solvers import QuadraticAssignmentProblem, Status, make_solver
 from solvers.registry import BUILTIN, solver_class, unavailable
@@ -274,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = instances(chosen.qaplib, chosen.instances or (["planted8"] if chosen.quick else []))
     except QaplibError as error:
         parser.error(str(error))
+    open_results(chosen.results)
     threads = torch.get_num_threads()
     torch.set_num_threads(chosen.threads)
     machine, kept, console = provenance(), Cache(chosen.results / "cache"), Console(stderr=True)

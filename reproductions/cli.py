@@ -7,7 +7,6 @@ by Ctrl-C.
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from reproductions.console import (
 )
 from reproductions.data_commands import data_app, print_data_sets
 from reproductions.experiment import Options, Outcome, reproduce
+from reproductions.faults import said_in_one_sentence
 from reproductions.match_files import (
     FileMatch,
     check_sizes,
@@ -45,11 +45,12 @@ from reproductions.match_files import (
     read_truth,
     write_match,
 )
+from reproductions.opening import check_writable
 from reproductions.progress import Lines
 from reproductions.report import measured_text, published_text, read_tables
 from reproductions.report_page import write_report
 from reproductions.solve_file import read_problem, write_solution
-from solvers import InvalidProblem, Solution, Status, UnknownSolver, make_solver
+from solvers import Solution, Status, make_solver
 from solvers.registry import default_solver, solver_class, solver_names, unavailable
 
 app = typer.Typer(
@@ -67,14 +68,8 @@ SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="A setti
 
 def main() -> None:
     """Run the command; turn what the user can mend into one sentence and exit code 2."""
-    try:
+    with said_in_one_sentence("matchmark", err):
         app()
-    except (UserError, InvalidProblem, UnknownSolver) as error:
-        err.print(f"matchmark: {error}", soft_wrap=True, markup=False)
-        sys.exit(2)
-    except OSError as error:  # a folder that cannot be written, a full disk; finished rows are kept
-        err.print(f"matchmark: {error.strerror}: {error.filename}", soft_wrap=True, markup=False)
-        sys.exit(2)
 
 
 @app.command("list")
@@ -130,13 +125,13 @@ def solve(
     """Solve the problem in a file; write the solution to a file and a summary to the screen."""
     if solver is not None and (reason := unavailable(solver)):
         raise UserError(f"the solver {solver} cannot run here: {reason}")
-    given = read_problem(file, problem, solver)
+    given, path = read_problem(file, problem, solver), output or file.with_suffix(".solution.npz")
+    check_writable(path.parent)
     try:
         chosen = make_solver(solver or default_solver(given), **_settings(settings), time_limit=time_limit, seed=seed)
         solution = chosen.solve(given.to(checked_device(device)))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
-    path = output or file.with_suffix(".solution.npz")
     write_solution(path, solution)
     _print_solution(solution, path)
     if solution.status is Status.UNAVAILABLE:
@@ -259,6 +254,8 @@ def _print_outcome(outcome: Outcome, results: Path) -> None:
         words += f"; {not_run} published numbers are not run, the reason stands in each table"
     out.print(f"{name}: {words}", soft_wrap=True)
     out.print(f"tables: {results / name}", soft_wrap=True)
+    for note in outcome.notes:
+        err.print(f"matchmark: {note}", soft_wrap=True, markup=False)
 
 
 def _print_solution(solution: Solution, path: Path) -> None:

@@ -25,6 +25,7 @@ from reproductions.console import (
 from reproductions.datasets import DATASETS
 from reproductions.datasets.catalogue import KNOWN
 from reproductions.experiment import Options
+from reproductions.opening import open_results
 
 data_app = typer.Typer(invoke_without_command=True)
 ALL = "all"
@@ -67,6 +68,7 @@ def embed(
         raise UserError("data embed needs a model: --vision NAME or --language NAME, or all in place of the name")
     chosen = _chosen(vision, tuple(VISION_MODELS)), _chosen(language, LANGUAGE_MODELS)
     options = Options(results, folder, checked_device(device))
+    open_results(results)
     try:
         with progress_bar() as progress:
             made, reused = _embed(dataset, *chosen, options, batch_size, progress)

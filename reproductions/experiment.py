@@ -3,7 +3,7 @@
 A paper's ``experiment.py`` says which rows there are and how one is measured; here they are run, in parallel where
 asked, each result is stored under the hash of everything it depends on, and the tables are written again after every
 row. Killing the process loses the rows in progress and nothing else: one, or in parallel those that a worker measures
-one after the other because they come from the same outcome.
+one after the other because they come from the same outcome, and those that wait while another is being written.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from filelock import FileLock, Timeout
 from reproductions import PAPERS, UserError
 from reproductions.claims import Claim, Paper, load_paper
 from reproductions.metrics import METRICS
+from reproductions.opening import open_results
 from reproductions.parallel import connected, in_parallel
 from reproductions.provenance import RunRecord, library_versions
 from reproductions.report import write_tables
+from reproductions.schema import is_measured_row
 from reproductions.statistics import Estimate, bootstrap_interval, mean_interval, student_interval, verdict
 from reproductions.storage import Cache, content_hash, source_hash, write_atomically
+from reproductions.tables import set_aside_if_broken
 
 INTERVALS = {"normal": mean_interval, "bootstrap": bootstrap_interval, "student": student_interval}
 Advance = Callable[[str, float], None]
@@ -175,12 +178,13 @@ class Result:
 
 @dataclass
 class Outcome:
-    """What a run did: its results, and how many of them it took from earlier runs."""
+    """What a run did: its results, how many of them it took from earlier runs, and what the user has to know."""
 
     paper: Paper
     results: list[Result] = field(default_factory=list)
     reused: int = 0
     measured: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def load_experiment(paper: str) -> Experiment:
@@ -198,15 +202,15 @@ def reproduce(paper: str, options: Options, advance: Advance = lambda what, frac
     """Measure every row of a paper that is not yet known, and write its tables.
 
     Raises:
-        UserError: another run holds the same results folder; the cluster cannot be used, or its workers have other
-            code than this process; both ``jobs`` and ``scheduler`` are given.
+        UserError: another run holds the same results folder; it cannot be written, or is of a newer schema; the cluster
+            cannot be used, or its workers have other code than this process; both ``jobs`` and ``scheduler`` are given.
     """
     experiment, published = load_experiment(paper), load_paper(paper)
     if options.scheduler is not None:
         if options.jobs != 1:
             raise UserError("--jobs is for this machine, on a cluster its workers count: give --jobs or --scheduler")
         connected(options.scheduler).close()  # refused before any work starts
-    options.cache.folder.mkdir(parents=True, exist_ok=True)
+    open_results(options.results)
     try:
         with FileLock(options.cache.folder / f"{paper}.lock", timeout=0):
             return _reproduce(paper, experiment, published, options, advance)
@@ -221,11 +225,14 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
         train(options, advance)  # before the rows: they name the weights they are measured with
     rows = experiment.rows(options)
     keys = [_key(row, options) for row in rows]
-    stored = [options.cache.read_json("rows", key) for key in keys]
+    stored = [known if is_measured_row(known := options.cache.read_json("rows", key)) else None for key in keys]
     missing = [k for k, known in enumerate(stored) if known is None and not rows[k].missing]
     outcome = Outcome(published, reused=sum(known is not None for known in stored), measured=len(missing))
 
     not_run = _not_run(published, rows)
+    for table in dict.fromkeys(row.table for row in [*rows, *(r.row for r in not_run)]):
+        note = set_aside_if_broken(options.results / paper / f"{table}.csv")
+        outcome.notes += [] if note is None else [note]
 
     def write(table: str | None = None) -> None:
         """One table as it stands, or all of them with their figures."""
@@ -243,18 +250,27 @@ def _reproduce(paper: str, experiment: Experiment, published: Paper, options: Op
         experiment.prepare(options, advance)
         for k, found, seconds in _measured(paper, experiment, {k: rows[k] for k in missing}, options, advance):
             stored[k] = known = {**_known(rows[k], found), "seconds": seconds, "run": record.id}
-            options.cache.write_json("rows", keys[k], known)
             samples = [] if isinstance(found, (Estimate, NotMeasured)) else list(found)
             record.fields["rows"].append({**rows[k].identity, "samples": samples, **known})
-            record.write()
+            record.write()  # first: a row that is kept names a record that has it
+            options.cache.write_json("rows", keys[k], known)
             write(rows[k].table)
         record.finish()
     write()
-    pictures = getattr(experiment, "pictures", None)
-    if pictures is not None and missing:
-        for name, content in pictures(options).items():
-            write_atomically(options.results / paper / f"{name}.png", content)
+    _draw(experiment, options, options.results / paper, content_hash(*keys), bool(missing))
     return outcome
+
+
+def _draw(experiment: Experiment, options: Options, folder: Path, key: str, changed: bool) -> None:
+    """The experiment's own pictures, where a row is new or a run was killed before it had drawn them all."""
+    pictures = getattr(experiment, "pictures", None)
+    drawn = options.cache.read_json("pictures", key)
+    if pictures is None or (not changed and drawn is not None and all((folder / name).exists() for name in drawn)):
+        return
+    files = {f"{name}.png": content for name, content in pictures(options).items()}
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    options.cache.write_json("pictures", key, list(files))
 
 
 def _measured(

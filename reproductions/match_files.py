@@ -23,6 +23,9 @@ from reproductions.blind_match.contenders import Match, matched
 from reproductions.blind_match.figures import draw_match
 from reproductions.blind_match.method import Distortion, standardised
 from reproductions.datasets.annotations import existing, read_lines
+from reproductions.datasets.archives import check_arrays
+from reproductions.faults import first_words
+from reproductions.opening import check_writable
 from reproductions.provenance import library_versions
 from reproductions.statistics import Estimate, clopper_pearson
 from reproductions.storage import write_atomically
@@ -246,8 +249,7 @@ def output_paths(prefix: Path, inputs: Sequence[Path]) -> tuple[Path, ...]:
     """``PREFIX.csv``, ``PREFIX.json`` and ``PREFIX.png``, in a folder that exists from now on.
 
     Raises:
-        UserError: no file name, or that of an input.
-        OSError: a folder that cannot be made.
+        UserError: no file name, or that of an input; a folder that cannot be made or written to.
     """
     if prefix.name in ("", ".."):
         raise UserError(f"--output takes the beginning of a file name, not {str(prefix)!r}")
@@ -255,7 +257,7 @@ def output_paths(prefix: Path, inputs: Sequence[Path]) -> tuple[Path, ...]:
     for path in paths:
         if path.resolve() in {p.resolve() for p in inputs}:
             raise UserError(f"{path} would be overwritten, and it is an input: pass another --output")
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(prefix.parent)
     return paths
 
 
@@ -279,11 +281,12 @@ def _array(path: Path) -> tuple[np.ndarray, str]:
         stored = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(stored, np.lib.npyio.NpzFile):
             with stored:
+                check_arrays(stored, path)
                 arrays = [stored[name] for name in stored.files]
         else:
             arrays = [stored]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): {expected}") from None
+        raise UserError(f"{path} cannot be read ({first_words(error)}): {expected}") from None
     if len(arrays) != 1:
         raise UserError(f"{path} has {len(arrays)} arrays: {expected}")
     return arrays[0], hashlib.sha256(content).hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from reproductions import UserError
 
@@ -31,14 +32,21 @@ def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, scheduler: str | No
 
     Raises:
         UserError: the scheduler does not answer or is lost; a task ended every worker that began it, four by default
-            (the scheduler's setting ``allowed-failures``); a worker has several threads.
+            (the scheduler's setting ``allowed-failures``); a worker has several threads; a process of this machine was
+            ended from outside.
         Exception: whatever a task raises. Tasks that have not begun are dropped, and so they are when the iterator is
             closed.
     """
     if scheduler is None:
         # one by one: a bundle of tasks would hold back its first results, and its last task from an idle process
         parallel = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
-        yield from parallel(joblib.delayed(task)() for task in tasks)
+        try:
+            yield from parallel(joblib.delayed(task)() for task in tasks)
+        except TerminatedWorkerError:
+            raise UserError(
+                "a process that measured rows was ended from outside, often for want of memory: what is finished is"
+                " kept, give the command again with fewer --jobs"
+            ) from None
         return
     with connected(scheduler) as client:
         yield from _on_cluster(tasks, client, scheduler)

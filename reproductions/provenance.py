@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
+import re
+import secrets
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import numba
 import psutil
 import torch
 
-from reproductions.storage import content_hash, source_hash, write_atomically
+from reproductions.schema import SCHEMA
+from reproductions.storage import source_hash, write_atomically
 
+STAMP = "%Y%m%dT%H%M%S"
 LIBRARIES = (
     "matchmark",
     "torch",
@@ -61,22 +65,26 @@ def environment(device: str, seed: int) -> dict[str, Any]:
 
 
 class RunRecord:
-    """``results/runs/<id>.json``, written when the run starts, after every row and when it ends."""
+    """``results/runs/<id>.json``, written when the run starts, after every row and when it ends.
+
+    A later run has a greater id than those in the folder, also where the clock was set back in between.
+    """
 
     def __init__(self, folder: Path, paper: str, tier: str, device: str, seed: int) -> None:
-        started = datetime.now(UTC)
+        started, self._began = datetime.now(UTC), time.monotonic()
         self.fields: dict[str, Any] = {
-            "schema": 1,
+            "schema": SCHEMA,
             "paper": paper,
             "tier": tier,
             "started": started.isoformat(timespec="seconds"),
             "finished": None,
+            "seconds": None,
             "arguments": sys.argv[1:],
             **environment(device, seed),
             "data": {},
             "rows": [],
         }
-        self.id = f"{started:%Y%m%dT%H%M%S}-{content_hash(self.fields, os.getpid())[:8]}"
+        self.id = f"{_stamp(started, folder)}-{secrets.token_hex(4)}"
         self.path = folder / f"{self.id}.json"
 
     def write(self) -> None:
@@ -84,7 +92,17 @@ class RunRecord:
 
     def finish(self) -> None:
         self.fields["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.fields["seconds"] = round(time.monotonic() - self._began, 3)  # no clock that may be set
         self.write()
+
+
+def _stamp(now: datetime, folder: Path) -> str:
+    """The time in seconds, or the second after the latest record's where that is not later than it."""
+    stamps = [path.name.partition("-")[0] for path in folder.glob("*-*.json")]
+    latest = max((s for s in stamps if re.fullmatch(r"\d{8}T\d{6}", s)), default="")
+    if (stamp := f"{now:{STAMP}}") > latest:
+        return stamp
+    return f"{datetime.strptime(latest, STAMP) + timedelta(seconds=1):{STAMP}}"
 
 
 def _hardware() -> dict[str, Any]:

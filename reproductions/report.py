@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,11 @@ from reproductions.claims import Claim, Paper
 from reproductions.metrics import METRICS
 from reproductions.pictures import png
 from reproductions.storage import write_atomically
+from reproductions.tables import COLUMNS as COLUMNS
+from reproductions.tables import NUMBERS, table_text, table_texts
 
-COLUMNS = [
-    "paper", "table", "row", "column", "metric", "unit", "tier", "data", "solver", "settings", "measured", "ci_low",
-    "ci_high", "n", "published", "published_ci", "tolerance", "verdict", "reason", "seconds", "run",
-]  # fmt: skip
 WORDS = {"row": str, "column": str}  # though they may look like numbers
 PANELS = 8  # columns that are drawn side by side
-NUMBERS = ("measured", "ci_low", "ci_high", "published", "published_ci", "tolerance", "seconds")
 
 
 def write_tables(
@@ -31,6 +29,9 @@ def write_tables(
     """``<table>.csv`` and ``<table>.md`` of every table, and ``<table>.png`` of those with measured rows.
 
     What a table on disk has from data that this run was not given, or from software it lacks, stays in it.
+
+    Raises:
+        UserError: a table on disk is damaged, or of a newer schema.
 
     Args:
         paper: whose tables they are.
@@ -56,12 +57,10 @@ def write_tables(
 
 def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The table with the measured rows on disk that this run could not measure; they replace those not run."""
-    try:
-        earlier = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=WORDS)
-    except (FileNotFoundError, pd.errors.ParserError, pd.errors.EmptyDataError):
+    if not path.exists():
         return table
-    if list(earlier.columns) != COLUMNS:
-        return table
+    text = io.StringIO(table_text(path.read_bytes(), path))
+    earlier = pd.read_csv(text, keep_default_na=False, na_values=[""], dtype=WORDS)
     key = ["row", "column", "data"]
     known = set(map(tuple, table[key].to_numpy()))
     ran = table["measured"].notna() | (table["run"] != "")  # some of them without a number
@@ -76,12 +75,14 @@ def _with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
-    """The tables on disk: paper → table → rows."""
+    """The tables on disk: paper → table → rows.
+
+    Raises:
+        UserError: a table that is damaged, or of a newer schema.
+    """
     found: dict[str, dict[str, pd.DataFrame]] = {}
-    for path in sorted(results.glob("*/*.csv")):
-        table = pd.read_csv(path, dtype=WORDS)
-        if list(table.columns) == COLUMNS:
-            found.setdefault(path.parent.name, {})[path.stem] = table
+    for path, text in table_texts(results).items():
+        found.setdefault(path.parent.name, {})[path.stem] = pd.read_csv(io.StringIO(text), dtype=WORDS)
     return found
 
 
@@ -102,17 +103,23 @@ def published_text(row: pd.Series) -> str:
     return f"{row['published']:{form}}{interval}"
 
 
+def cell(text: object) -> str:
+    """Text that stays one cell of a markdown table, and text: no markup, link or further column comes of it."""
+    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return escaped.replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+
+
 def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Claim | None]) -> str:
     """The table for reading: measured beside published, then verdicts, data and the sources of the claims."""
     shown = pd.DataFrame(
         {
-            "row": table["row"],
-            "column": table["column"],
+            "row": table["row"].map(cell),
+            "column": table["column"].map(cell),
             "measured (95 %)": [measured_text(r) for _, r in table.iterrows()],
             "n": table["n"].map(lambda n: "–" if pd.isna(n) else str(n)),
             "published": [published_text(r) for _, r in table.iterrows()],
-            "verdict": table["verdict"],
-            "why": table["reason"],
+            "verdict": table["verdict"].map(cell),
+            "why": table["reason"].map(cell),
         }
     )
     if table["measured"].isna().all():
@@ -121,7 +128,7 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
         f"# {paper.name}: {name.replace('_', ' ')}",
         f"{paper.authors}, *{paper.title}*, {paper.link}",
         f"{', '.join(METRICS[m].phrase for m in table['metric'].unique())}; "
-        f"tier: {', '.join(table['tier'].unique())}; data: {', '.join(table['data'].unique())}.",
+        f"tier: {', '.join(map(cell, table['tier'].unique()))}; data: {', '.join(map(cell, table['data'].unique()))}.",
         shown.to_markdown(index=False, disable_numparse=True),
     ]
     sources = dict.fromkeys(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from reproductions import UserError
+from reproductions.datasets.archives import check_arrays
+from reproductions.faults import first_words
 from reproductions.storage import write_atomically
 from solvers import AssignmentProblem, GraphMatchingProblem, QuadraticAssignmentProblem, Solution, TransportProblem
 from solvers.dd_files import read_dd
@@ -92,9 +94,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{path} holds a single array; pass an .npz archive with 'cost', or with 'A' and 'B'")
+            check_arrays(archive, path)
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not an .npz archive of numbers ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} is not an .npz archive of numbers ({first_words(error)})") from None
 
 
 def _kind(arrays: dict[str, np.ndarray], solver: str | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,26 +16,34 @@ import safetensors.torch
 from filelock import FileLock
 from torch import Tensor
 
+from reproductions.sealing import is_sealed, sealed, sealed_tensors, unsealed
+from reproductions.temporaries import in_the_making
+
 PACKAGES = ("solvers", "reproductions")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a killed writer, never sees half of it."""
+    """Write a file so that a reader, or a killed writer, never sees half of it.
+
+    Raises:
+        OSError: it names the file; what stood there before still does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp makes files private; give this one the permissions open() would
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        with in_the_making(path) as (handle, temporary):
+            with os.fdopen(handle, "wb", closefd=False) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)  # temporary files are private; give this one the permissions open() would
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file
 
 
 def content_hash(*parts: Any) -> str:
@@ -68,7 +75,7 @@ def source_hash(files: tuple[Path, ...] | None = None) -> str:
 class Cache:
     """Files under one folder, named by kind and by the hash of everything they depend on.
 
-    A file that cannot be read back is computed again, never trusted.
+    A file that cannot be read back, or does not hold what was written, is computed again, never trusted.
     """
 
     folder: Path
@@ -78,12 +85,12 @@ class Cache:
 
     def read_json(self, kind: str, key: str) -> Any | None:
         try:
-            return json.loads(self.path(kind, key, ".json").read_text())
-        except (FileNotFoundError, ValueError):
+            return unsealed(json.loads(self.path(kind, key, ".json").read_bytes()))
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
 
     def write_json(self, kind: str, key: str, value: Any) -> None:
-        write_atomically(self.path(kind, key, ".json"), json.dumps(value, indent=1, allow_nan=False))
+        write_atomically(self.path(kind, key, ".json"), json.dumps(sealed(value), indent=1, allow_nan=False))
 
     def tensors(self, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Named tensors, made once: a second process that asks for them waits for the first."""
@@ -91,9 +98,8 @@ class Cache:
         lock = self.path("locks", key, ".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            try:
-                return safetensors.torch.load(path.read_bytes())
-            except (FileNotFoundError, safetensors.SafetensorError):
-                made = {name: x.detach().cpu().contiguous() for name, x in make().items()}
-            write_atomically(path, safetensors.torch.save(made))
+            if path.is_file() and is_sealed(content := path.read_bytes()):
+                return safetensors.torch.load(content)
+            made = {name: x.detach().cpu().contiguous() for name, x in make().items()}
+            write_atomically(path, sealed_tensors(safetensors.torch.save(made)))
             return made

@@ -41,7 +41,7 @@ def written(results: Path, numbers: list[dict[str, object]], paper: str = "deepe
     """The numbers as tables on disk."""
     folder = results / paper
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in pd.DataFrame(numbers, columns=COLUMNS).groupby("table"):
+    for name, table in pd.DataFrame(numbers, columns=COLUMNS).astype({"n": "Int64"}).groupby("table"):
         table.to_csv(folder / f"{name}.csv", index=False)
     return results
 

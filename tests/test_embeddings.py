@@ -212,7 +212,6 @@ def test_a_download_that_fails_is_one_sentence(name, monkeypatch):
 
     monkeypatch.setattr(vision_models, "open_clip_model", offline)
     monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     stem = vision_recipe(name).stems[0]
     refused(lambda: load_vision_model(name)(torch.zeros(1, 3, 32, 32)), name, f"DIR/weights/{stem}", "downloaded")
 

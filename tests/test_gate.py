@@ -240,15 +240,14 @@ def damaged(text: str) -> dict[str, tuple[str, str]]:
     lines = text.splitlines(keepends=True)
     rows = list(csv.reader(io.StringIO(text)))
     return {
-        "cut in a field": (text[: text.rindex(",embedded,")], "has 6 fields for 21 columns"),
+        "cut in a field": (text[: text.rindex(",embedded,")], "last line is not whole"),
         "cut in a quotation": (text[: text.rindex('"')], "unexpected end of data"),
-        "cut before the last line break": (text[:-1], "half-written"),
-        "empty": ("", "is empty"),
+        "cut before the last line break": (text[:-1], "last line is not whole"),
+        "empty": ("", "does not begin with the columns"),
         "a row twice": (text + lines[-1], "is there twice"),
-        "a word for a number": (text.replace(rows[1][10], "about", 1), "is no number: 'about'"),
-        "another column": (text.replace("verdict", "judgement", 1), "has other columns"),
+        "a word for a number": (text.replace(rows[1][10], "about", 1), "'about' as measured"),
         "an open quotation": (text + '"', "is damaged"),
-        "not a table": ("\x00\x01", "has other columns"),
+        "not a table": ("\x00\x01", "does not begin with the columns"),
         "another metric": (text.replace("few_shot_accuracy", "luck"), "metrics that are not known: luck"),
     }
 

@@ -23,6 +23,7 @@ from benchmarks import THREAD_VARIABLES
 from benchmarks.study.cases import TABLES, Case, cases
 from benchmarks.study.figure import figure
 from benchmarks.study.tables import csv, frame, markdown
+from reproductions.opening import open_results
 from reproductions.provenance import environment
 from reproductions.storage import Cache, content_hash, source_hash, write_atomically
 
@@ -163,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(1 <= threads <= processors for threads in chosen.threads):
         parser.error(f"--threads must be from 1 to {processors}, the processors this process may use")
     threads = sorted(set(chosen.threads))
+    open_results(chosen.results)
     study = Study(
         cases=cases(chosen.only, chosen.quick),
         threads=threads,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import zlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from reproductions import UserError
+from reproductions.datasets.archives import check_arrays
+from reproductions.faults import first_words
 
 
 def existing(path: Path, what: str) -> Path:
@@ -35,6 +36,7 @@ def read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
     """
     try:
         with existing(path, "a file of features").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            check_arrays(stored, path)
             return tuple(stored[key] for key in keys)
     except KeyError as error:
         raise UserError(
@@ -44,6 +46,22 @@ def read_arrays(path: Path, *keys: str) -> tuple[np.ndarray, ...]:
         raise
     except Exception as error:  # zip, zlib, npy header: each has its own
         raise UserError(f"{path} cannot be read: a whole .npz file is expected there") from error
+
+
+def read_array(path: Path, expected: str, mapped: bool = False) -> np.ndarray:
+    """The array of an .npy file, nothing of it unpickled; mapped, it is left on disk.
+
+    Raises:
+        UserError: no such file, or not a whole one of plain numbers or text; ``expected`` says what should be there.
+    """
+    try:
+        found = np.load(existing(path, "an array"), mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read: {expected} there") from error
+    if isinstance(found, np.ndarray):
+        return found
+    found.close()
+    raise UserError(f"{path} holds several arrays: {expected} there")
 
 
 def check_split(split: str, known: tuple[str, ...], title: str) -> None:
@@ -120,5 +138,5 @@ def read_matlab(path: Path, *, squeeze: bool = False) -> Mapping[str, Any]:
     existing(path, "an annotation")
     try:
         return loadmat(path, squeeze_me=squeeze, struct_as_record=not squeeze)
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise UserError(f"the annotation {path} cannot be read ({error}): copy it again") from error
+    except Exception as error:  # what is no such file raises nearly anything
+        raise UserError(f"the annotation {path} cannot be read ({first_words(error)}): copy it again") from error

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reproductions import UserError
-from reproductions.datasets.annotations import existing, read_arrays
+from reproductions.datasets.annotations import existing, read_array, read_arrays
 from reproductions.storage import content_hash
 
 LICENCE = "that of the images: CIFAR-10, or ImageNet's terms (research)"
@@ -85,11 +85,8 @@ def load_human_answers(folder: Path) -> ClassVectors:
         UserError: the file is missing, broken, or not 10,000 distributions over ten classes.
     """
     path = existing(folder / HUMAN, "CIFAR-10H")
-    try:
-        answers = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: a whole .npy file is expected there") from error
-    if answers.shape != (10_000, 10) or not np.allclose(answers.sum(1), 1, atol=1e-3):
-        raise UserError(f"{path} has shape {answers.shape}: 10,000 distributions over ten classes are expected")
-    answers = torch.from_numpy(answers.astype(np.float64))
+    stored = read_array(path, "a whole .npy file of numbers is expected")
+    if stored.shape != (10_000, 10) or stored.dtype.kind not in "fiu" or not np.allclose(stored.sum(1), 1, atol=1e-3):
+        raise UserError(f"{path} has {stored.dtype} {stored.shape}: 10,000 distributions over ten classes are expected")
+    answers = torch.from_numpy(stored.astype(np.float64))
     return ClassVectors(answers, answers.argmax(1), CIFAR10, None, content_hash(answers.numpy()))

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
 from reproductions import UserError
+from reproductions.datasets.archives import check_zip, unpack
 from reproductions.storage import content_hash
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".webp"))
 ARCHIVES = (".tar", ".tgz", ".gz", ".zip")
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-"""What Pillow raises, by format, for a file that is no whole image."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises, by format, for a file that is no whole image, or says it has hundreds of millions of pixels."""
 
 
 def is_image(name: str) -> bool:
@@ -45,7 +44,7 @@ def decode(source: Path | bytes, name: str, mode: str = "RGB") -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"the image {name} is missing") from error
     except UNREADABLE as error:
-        raise UserError(f"{name} is truncated or broken: put a whole image there") from error
+        raise UserError(f"{name} is truncated, broken or far too large: put a whole image there") from error
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def open_tree(path: Path) -> Iterator[Tree]:
         raise UserError(f"there is no {path}: a folder or a zip file is expected there")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_zip(archive, path)
             inside = sorted(n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/"))
             yield Tree(path, tuple(inside), archive.read)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -101,7 +101,7 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
     An archive is taken for a data set's by its first entry, and unpacked once, below ``storage``.
 
     Raises:
-        UserError: an archive that cannot be read or unpacked.
+        UserError: an archive that cannot be read or unpacked, or may not be.
     """
     if any((folder / name).is_dir() for name in names):
         return folder
@@ -111,15 +111,7 @@ def unpacked(folder: Path, names: Sequence[str], storage: Path) -> Path | None:
         status = path.stat()
         place = storage / content_hash(path.name, status.st_size, status.st_mtime_ns)[:16]
         if not place.is_dir():
-            storage.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=storage) as part:  # whole or absent
-                try:
-                    shutil.unpack_archive(path, part, filter=None if path.suffix == ".zip" else "data")
-                except (shutil.ReadError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-                    raise UserError(f"{path} cannot be unpacked ({error}): copy it again") from None
-                with suppress(OSError):  # another process was first
-                    Path(part).rename(place)
-                Path(part).mkdir(exist_ok=True)
+            unpack(path, place)
         return place
     return None
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from reproductions import UserError
+from reproductions.datasets.archives import check_zip
 from reproductions.datasets.files import Tree, decode, is_image
 from reproductions.storage import content_hash
 
@@ -149,4 +150,6 @@ def from_members(place: Path, members: dict[str, list[str]]) -> tuple[OnDisk, np
 
 @lru_cache(maxsize=4)  # the directory of a large zip takes a while to read
 def _opened(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    check_zip(archive, path)
+    return archive

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from reproductions import UserError
-from reproductions.datasets.annotations import check_split, read_lines
+from reproductions.datasets.annotations import check_split, read_array, read_lines
 from reproductions.datasets.multi_label import (
     MultiLabelImages,
     check_disjoint,
@@ -148,9 +148,4 @@ def _seen_and_unseen(path: Path, count: int) -> tuple[list[int], list[int]]:
 
 def _array(path: Path) -> np.ndarray:
     """An array, left on disk: the labels are a gigabyte."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} cannot be read: a whole .npy file of plain numbers or text is expected there"
-        ) from error
+    return read_array(path, "a whole .npy file of plain numbers or text is expected", mapped=True)

@@ -97,7 +97,7 @@ def load_stereo_motorcycle(seed: int = 0) -> ImagePair:
         UserError: scikit-image is installed without its pictures.
     """
     left, right = (read_image(_shipped(f"motorcycle_{side}.png")) for side in ("left", "right"))
-    with np.load(_shipped("motorcycle_disp.npz")) as stored:
+    with np.load(_shipped("motorcycle_disp.npz"), allow_pickle=False) as stored:
         disparity = stored["arr_0"].astype(np.float64)
     height, width = disparity.shape
     grid = np.rint(_jittered_grid(np.random.default_rng(seed), height, width)).astype(np.int64)

@@ -6,7 +6,6 @@ cannot be used, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from reproductions.deepemd.checkpoints import OFFICIAL_NAMES, load_encoder, pret
 from reproductions.deepemd.embedding import VARIANTS, make_embedding
 from reproductions.deepemd.meta import MetaTraining, meta_train
 from reproductions.deepemd.pretrain import FilePretraining, pretrain
+from reproductions.faults import said_in_one_sentence
 from reproductions.machine import WORKERS, open_machine
 from reproductions.progress import Bars
 
@@ -40,14 +40,8 @@ err = Console(stderr=True, highlight=False)
 
 def main() -> None:
     """Run the command; turn what the user can mend into one sentence and exit code 2."""
-    try:
+    with said_in_one_sentence("train", err):
         app()
-    except UserError as error:
-        err.print(f"train: {error}", soft_wrap=True, markup=False)
-        sys.exit(2)
-    except OSError as error:  # a folder that cannot be written, a full disk; finished epochs are kept
-        err.print(f"train: {error.strerror}: {error.filename}", soft_wrap=True, markup=False)
-        sys.exit(2)
 
 
 @app.command()

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from reproductions import UserError
+from reproductions.faults import first_words
 from reproductions.features.clip import open_clip_model
 from reproductions.features.vision_recipes import DIMENSION, Recipe, vision_recipe
 from reproductions.features.weights import FOLDER, SUFFIXES, find_weights, weights_sha256
 from reproductions.storage import Cache, content_hash, source_hash
 
 DINO_RN50 = "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+"""Published without a checksum: it is the user who fetches it."""
 OFFSET = 0.1
 """What DINOv2's code adds to the new side of the grid before it divides by the old one."""
 UNFIT = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError)
@@ -207,7 +209,10 @@ def _dino_resnet(recipe: Recipe, weights: Path | None, download: bool) -> nn.Mod
     if weights is not None:
         model.load_state_dict(timm.models.load_state_dict(str(weights), weights_only=True))
     elif download:
-        model.load_state_dict(torch.hub.load_state_dict_from_url(DINO_RN50, map_location="cpu", weights_only=True))
+        raise UserError(
+            f"the weights of {recipe.name} are not downloaded, as no checksum of them is published: fetch {DINO_RN50}"
+            f" and put it into {_places(recipe)} with --data DIR"
+        )
     return model
 
 
@@ -240,15 +245,18 @@ def _said_clearly(recipe: Recipe, weights: Path | None) -> Iterator[None]:
         raise
     except UNFIT as error:
         if weights is not None:
-            raise UserError(f"{weights} holds no weights of {recipe.name}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{weights} holds no weights of {recipe.name}: {first_words(error)}") from None
         raise _no_download(recipe, error) from error
     except Exception as error:  # without a network every library fails in its own way
         raise _no_download(recipe, error) from error
 
 
 def _no_download(recipe: Recipe, error: Exception) -> UserError:
-    places = " or ".join(dict.fromkeys(f"DIR/{FOLDER}/{stem}" for stem in recipe.stems))
     return UserError(
-        f"the weights of {recipe.name} cannot be downloaded ({type(error).__name__}): put them into {places}"
+        f"the weights of {recipe.name} cannot be downloaded ({type(error).__name__}): put them into {_places(recipe)}"
         f" with --data DIR, ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     )
+
+
+def _places(recipe: Recipe) -> str:
+    return " or ".join(dict.fromkeys(f"DIR/{FOLDER}/{stem}" for stem in recipe.stems))

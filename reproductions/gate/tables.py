@@ -7,7 +7,7 @@ import math
 from reproductions.gate.findings import Finding, change, failure
 from reproductions.gate.reading import Record, Table, Unreadable, number, records, table
 from reproductions.metrics import METRICS
-from reproductions.report import COLUMNS, NUMBERS
+from reproductions.tables import NUMBERS, BrokenTable, table_text
 
 KEY = ("row", "column", "tier", "data")
 MOST = 2.5
@@ -18,24 +18,20 @@ PROBLEMS = 20
 
 
 def paper_table(path: str, content: bytes) -> Table:
-    """A table of a paper.
+    """A table of a paper, of today's schema or an older one.
 
     Raises:
-        Unreadable: it is damaged, has other columns, or a metric that is not known.
+        Unreadable: it is damaged, or has a metric that is not known.
+        UserError: it is of a newer schema.
     """
-    found = records(path, content)
-    if found and list(found[0]) != COLUMNS:
-        raise Unreadable(f"{path} has other columns than the papers' tables: {_difference(list(found[0]))}")
+    try:
+        found = records(path, table_text(content, path).encode())
+    except BrokenTable as error:
+        raise Unreadable(str(error)) from None
     read = table(path, found, KEY, (*NUMBERS, "n"))
     if unknown := {row["metric"] for row in found} - set(METRICS):
         raise Unreadable(f"{path} has metrics that are not known: {', '.join(sorted(unknown))}")
     return read
-
-
-def _difference(columns: list[str]) -> str:
-    lacking, more = [c for c in COLUMNS if c not in columns], [c for c in columns if c not in COLUMNS]
-    words = [f"{what} {', '.join(names)}" for what, names in (("it lacks", lacking), ("it has", more)) if names]
-    return " and ".join(words) or "they stand in another order"
 
 
 def compared(now: Table, reference: Table) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from reproductions import UserError
+from reproductions.faults import said_in_one_sentence
 from reproductions.machine import WORKERS, open_machine
 from reproductions.multi_label.configuration import read_configuration
 from reproductions.multi_label.full_size import FullSize, checked_clip_weights
@@ -24,14 +24,8 @@ err = Console(stderr=True, highlight=False)
 
 def main(paper: FullSize) -> None:
     """Run the command; turn what the user can mend into one sentence and exit code 2."""
-    try:
+    with said_in_one_sentence("train", err):
         command(paper)()
-    except UserError as error:
-        err.print(f"train: {error}", soft_wrap=True, markup=False)
-        sys.exit(2)
-    except OSError as error:  # a folder that cannot be written, a full disk; finished epochs are kept
-        err.print(f"train: {error.strerror}: {error.filename}", soft_wrap=True, markup=False)
-        sys.exit(2)
 
 
 def command(paper: FullSize) -> typer.Typer:

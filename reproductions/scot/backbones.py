@@ -22,6 +22,7 @@ import torchvision
 from torch import Tensor, nn
 
 from reproductions import UserError
+from reproductions.faults import first_words
 from reproductions.scot.images import MEAN, STD
 
 # Distance of the cells and side of their receptive fields, in pixels, for each first layer of a ResNet that has them.
@@ -80,7 +81,7 @@ class Backbone:
         except FileNotFoundError:
             raise UserError(f"there is no file of weights {path}") from None
         except (RuntimeError, safetensors.SafetensorError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} holds no weights of {self.name}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path} holds no weights of {self.name}: {first_words(error)}") from None
         return model
 
 
