@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,13 +41,19 @@ def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int, scheduler: str | No
     if scheduler is None:
         # one by one: a bundle of tasks would hold back its first results, and its last task from an idle process
         parallel = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
+        results = parallel(joblib.delayed(task)() for task in tasks)
         try:
-            yield from parallel(joblib.delayed(task)() for task in tasks)
+            for result in results:  # noqa: UP028  # closed below
+                yield result
         except TerminatedWorkerError:
             raise UserError(
                 "a process that measured rows was ended from outside, often for want of memory: what is finished is"
                 " kept, give the command again with fewer --jobs"
             ) from None
+        finally:
+            with warnings.catch_warnings():  # of tasks that were begun for nothing: so they are when a run is stopped
+                warnings.simplefilter("ignore", UserWarning)
+                results.close()
         return
     with connected(scheduler) as client:
         yield from _on_cluster(tasks, client, scheduler)

@@ -325,6 +325,13 @@ def test_a_worker_that_is_killed_is_one_sentence():
     assert list(in_parallel([partial(int, "1")], 2)) == [1], "the next run has workers again"
 
 
+def test_tasks_that_are_dropped_are_dropped_in_silence():
+    with joblib.parallel_config("threading"):
+        results = in_parallel([partial(time.sleep, 0.05)] * 8, 2)
+        next(results)
+        results.close()  # a warning would be an error here
+
+
 def test_a_second_run_on_the_same_paper_is_refused_and_one_on_another_is_not(paper, run, tmp_path):  # noqa: F811
     cache = tmp_path / "results" / "cache"
     cache.mkdir(parents=True)
