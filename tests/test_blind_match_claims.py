@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from reproductions.claims import load_paper
-from reproductions.gate import compare
+from reproductions.gate.tables import compared, paper_table
 from reproductions.metrics import METRICS
 from reproductions.report import COLUMNS, markdown, published_text
 from reproductions.statistics import Estimate, verdict
@@ -80,7 +80,8 @@ def test_costs_keep_their_digits_and_need_no_unit():
     assert published_text(pd.Series(row)) == "0.54600"
     table = pd.DataFrame([row])
     assert "\ncost / N²; tier" in markdown(load_paper("blind_match"), "costs", table, [claim])
-    (finding,) = compare({"p": {"t": table.assign(measured=0.52)}}, {"p": {"t": table}})
+    texts = [table.assign(measured=x, n=20, tolerance=None, seconds=1.0).to_csv(index=False) for x in (0.52, 0.5)]
+    (finding,) = compared(*(paper_table("p/t.csv", text.encode()) for text in texts))
     assert not finding.passed
     assert finding.sentence == "worse by 0.02 (tolerance 0.005)"
 

@@ -390,7 +390,7 @@ def test_the_command_warns_once_of_images_shrunk_in_advance(run, tmp_path):
         ({"arguments": ["--device", "cuda:99"]}, "the device 'cuda:99' is wanted, but torch sees"),
         ({"arguments": ["--amp"]}, "--amp needs a CUDA device, but --device is cpu"),
         ({"dataset": "cub"}, "CUB-200-2011 is expected there"),
-        ({"arguments": ["--output", "/dev/null/x"]}, "Not a directory"),
+        ({"arguments": ["--output", "/dev/null/x"]}, "a file where a folder is expected"),
     ],
 )
 def test_what_the_command_cannot_use_is_one_sentence(run, arguments, sentence):
