@@ -75,6 +75,7 @@ def page(results: Path) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         order=VERDICTS,
         opened=OPENED,
+        short=SHORT,
     )
 
 
