@@ -10,11 +10,11 @@ import numpy as np
 from lapjv import lapjv
 from scipy.optimize import linear_sum_assignment
 
-from benchmarks import common
+from benchmarks import common, timing
 from solvers import AssignmentProblem, make_solver
 
 
-class Assignment:
+class Assignment(timing.Timed):
     """Exact linear assignment of square costs."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable

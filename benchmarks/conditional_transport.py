@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, conditional_transport
 
 TEMPERATURE = 0.1
@@ -17,7 +17,7 @@ PARAMETERS = (
 )
 
 
-class ConditionalTransport:
+class ConditionalTransport(timing.Timed):
     """Both navigators at temperature 0.1."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
@@ -38,7 +38,7 @@ class ConditionalTransport:
     track_value_error.unit = "relative"
 
 
-class ConditionalTransportGradient:
+class ConditionalTransportGradient(timing.Timed):
     """The gradient of the losses to the cost, the losses included."""
 
     version = "1"

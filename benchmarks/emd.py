@@ -4,11 +4,11 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, emd
 
 
-class EMD:
+class EMD(timing.Timed):
     """Random weights, or uniform ones: then solvers of assignments compete too."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
@@ -37,7 +37,7 @@ class EMD:
     track_optimality_gap.unit = "relative"
 
 
-class EMDGradient:
+class EMDGradient(timing.Timed):
     """The gradient of the optimal cost to the cost matrix: an optimal plan."""
 
     version = "1"

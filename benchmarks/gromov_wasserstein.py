@@ -2,11 +2,11 @@
 
 from functools import cache
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, gromov_wasserstein
 
 
-class GromovWasserstein:
+class GromovWasserstein(timing.Timed):
     """Shuffled points with a little noise."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable

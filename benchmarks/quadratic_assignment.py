@@ -5,11 +5,11 @@ See `benchmarks.contenders`.
 
 from functools import cache
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, quadratic_assignment
 
 
-class QuadraticAssignment:
+class QuadraticAssignment(timing.Timed):
     """Unrelated point clouds, whose best matching nothing gives away."""
 
     version = "2"  # to be raised when instances or settings change: older results are then no longer comparable
@@ -49,7 +49,7 @@ class QuadraticAssignmentTimeToTarget:
     track_seconds_to_target.unit = "seconds"
 
 
-class QuadraticAssignmentBound:
+class QuadraticAssignmentBound(timing.Timed):
     """Lower bounds of the same problems."""
 
     version = "1"

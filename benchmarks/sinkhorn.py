@@ -5,7 +5,7 @@ In the fast profile the peers are POT's batched functions; in the regular one al
 
 from functools import cache
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, sinkhorn
 
 REG = 0.05
@@ -15,7 +15,7 @@ MAX_ITERATIONS = 2000
 OTHERS = [name for name in sinkhorn.SOLVERS if name not in ("sinkhorn", "pot_batch_log", "pot_batch_scaling")]
 
 
-class SinkhornIterations:
+class SinkhornIterations(timing.Timed):
     """100 iterations at reg = 0.05."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
@@ -40,7 +40,7 @@ class SinkhornIterations:
     track_marginal_error.unit = "1-norm"
 
 
-class SinkhornConvergence:
+class SinkhornConvergence(timing.Timed):
     """Until the marginal error is at most 1e-6 (1e-5 in float32), at reg = 0.05."""
 
     version = "1"
@@ -65,7 +65,7 @@ class SinkhornConvergence:
     track_marginal_error.unit = "1-norm"
 
 
-class SinkhornGradient:
+class SinkhornGradient(timing.Timed):
     """The gradient of ⟨C, T(C)⟩ to the cost after 100 iterations at reg = 0.05, the iterations included."""
 
     version = "1"
