@@ -10,7 +10,7 @@ from benchmarks.contenders import Instance, conditional_transport
 TEMPERATURE = 0.1
 SIZES = common.grid(["256x49x49"], ["64x196x80", "375x25x25", "1x1000x1000"], ["2048x49x49", "1x4000x4000"])
 PARAMETERS = (
-    common.grid(["conditional_transport", "torch"], ["conditional_transport_loss"]),
+    common.grid(["conditional_transport"], ["torch", "conditional_transport_loss"]),
     SIZES,
     common.grid(["float32"], ["float64"]),
     common.grid(["cpu"], ["cuda"]),

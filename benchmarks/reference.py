@@ -106,16 +106,16 @@ def couplings(matching: Array) -> Array:
 
 
 @cache
-def quadratic_assignment_best(size: str) -> Array:
+def quadratic_assignment_best(size: str, clouds: str = "unrelated") -> Array:
     """The best values known, (batch,): of a search far longer, and from other starts, than any that is compared."""
-    A, B = common.quadratic_assignment_instance(size)
+    A, B = common.quadratic_assignment_instance(size, clouds)
     search = make_solver("local_search", starts=16, max_iterations=20_000, seed=12345)
     return search.solve(QuadraticAssignmentProblem(A, B)).value.numpy()
 
 
-def quadratic_assignment_gap(size: str, answer: Array) -> float:
+def quadratic_assignment_gap(size: str, answer: Array, clouds: str = "unrelated") -> float:
     """How far the values of matchings (batch, n) are above the best known, relative to their size; at least 0."""
-    A, B = common.quadratic_assignment_instance(size)
+    A, B = common.quadratic_assignment_instance(size, clouds)
     values = np.stack([(a * b[np.ix_(p, p)]).sum() for a, b, p in zip(A, B, answer, strict=True)])
-    best = quadratic_assignment_best(size)
+    best = quadratic_assignment_best(size, clouds)
     return float(max(0, ((values - best) / abs(best)).max()))

@@ -31,12 +31,12 @@ def _schedule(thread: int) -> int | None:
 class Timed:
     """The settings of benchmarks with a ``time_`` method; asv reads them from the class.
 
-    Ten to twenty samples a commit, in two processes between which ``asv continuous`` turns to the other commit: enough
-    for its rank test, which no seven pairs pass by chance at its level of 0.002.
+    Each commit has four turns, each with a process of its own, in the order A B, B A, A B, B A where ``asv continuous``
+    compares two: how fast the machine is at the moment changes from one minute to the next, and less within one.
     """
 
     timer = staticmethod(clock)
-    rounds = 2
-    repeat = (5, 10, 1.0)  # samples of a round: at least, at most, and seconds after which the least are enough
+    rounds = 4
+    repeat = (3, 5, 0.5)  # samples of a round: at least, at most, and seconds after which the least are enough
     warmup_time = 0.0  # `benchmarks.common.warmed_up` has done it
     number = 1
