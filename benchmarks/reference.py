@@ -57,7 +57,7 @@ def gradient_error(gradient: Array, reference: Array) -> float:
 @cache
 def conditional_transport(size: str, temperature: float) -> Array:
     """L_CT with s = −C and ρ = 1/2, (batch,): the definitions, in float64."""
-    return _conditional_transport(*common.transport_instance(size), temperature)[0]
+    return conditional_transport_of(*common.transport_instance(size), temperature)[0]
 
 
 @cache
@@ -65,10 +65,11 @@ def conditional_transport_gradient(size: str, temperature: float) -> Array:
     """The gradient of Σ L_CT to C, (batch, n, m): with L_i = Σ_j π_ij C_ij and s = −C, π (1 − (C − L)/τ) for each
     navigator, times its weight.
     """
-    return _conditional_transport(*common.transport_instance(size), temperature)[1]
+    return conditional_transport_of(*common.transport_instance(size), temperature)[1]
 
 
-def _conditional_transport(C: Array, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
+def conditional_transport_of(C: Array, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
+    """L_CT with s = −C, ρ = 1/2, (batch,), and its gradient to C, in float64."""
     losses, gradient = np.zeros(len(C)), np.zeros_like(C)
     for source, target, axis in ((a[:, :, None], b[:, None, :], 2), (b[:, None, :], a[:, :, None], 1)):
         navigator = target * np.exp(-(C - C.min(axis, keepdims=True)) / temperature)

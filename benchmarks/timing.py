@@ -15,8 +15,16 @@ QUEUED = "/proc/thread-self/schedstat"  # Linux: nanoseconds on a core, nanoseco
 def clock() -> float:
     """Seconds of this thread's life, less those it was ready to run and had no core; the wall clock elsewhere."""
     file = _schedule(threading.get_native_id())
-    queued = 0 if file is None else int(os.pread(file, 100, 0).split()[1])
-    return time.perf_counter() - queued * 1e-9
+    if file is None:
+        return time.perf_counter()
+    before = -1
+    while before != (queued := _queued(file)):  # it may have had to wait in between
+        before, now = queued, time.perf_counter()
+    return now - queued * 1e-9
+
+
+def _queued(file: int) -> int:
+    return int(os.pread(file, 100, 0).split()[1])
 
 
 @cache
@@ -37,6 +45,6 @@ class Timed:
 
     timer = staticmethod(clock)
     rounds = 4
-    repeat = (3, 5, 0.5)  # samples of a round: at least, at most, and seconds after which the least are enough
+    repeat = (3, 30, 1.5)  # samples of a round: at least, at most, and seconds after which the least are enough
     warmup_time = 0.0  # `benchmarks.common.warmed_up` has done it
     number = 1
