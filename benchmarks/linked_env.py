@@ -12,9 +12,9 @@ import sysconfig
 import venv
 from pathlib import Path
 
-try:
+if sys.modules.get("asv"):  # not in the processes that find and run benchmarks: they import every file of this folder
     from asv import environment
-except ImportError:  # discovery imports every file of this folder, also where asv itself is missing
+else:
     environment = None
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -39,7 +39,8 @@ SMALL = "1x20x20"  # what is compiled or loaded on first use must not count
 CHILD = """
 import importlib.util, sys
 folder, solver, device, size = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("benchmarks", folder + "/__init__.py", submodule_search_locations=[folder])
+where = {"submodule_search_locations": [folder]}
+spec = importlib.util.spec_from_file_location("benchmarks", folder + "/__init__.py", **where)
 sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["benchmarks"])
 from benchmarks import memory
@@ -67,7 +68,7 @@ class PeakMemory:
 
 
 class PeakMemoryOfTheGpu:
-    """What the solve adds to the tensors on the device at its height, and to what torch holds of the device for them."""
+    """What the solve adds at its height to the tensors on the device, and to what torch holds of it for them."""
 
     version = "1"
     param_names = ("solver",)

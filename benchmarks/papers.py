@@ -179,7 +179,8 @@ def deepemd_similarities(size):
 
 # ------------------------------------------------------------------------------------------------------------ SCOT
 
-JUMP, FIELD, SHIFT, KEYPOINTS, NOISE = 8, 27, (2, 3), 15, 2.0  # pixels, pixels, cells down and right
+JUMP, FIELD, SHIFT = 8, 27, (2, 3)  # pixels, pixels, cells down and right
+KEYPOINTS, NOISE = 15, 2.0
 
 
 @cache
