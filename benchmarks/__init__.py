@@ -14,3 +14,5 @@ import os
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
 for _name in THREAD_VARIABLES:
     os.environ.setdefault(_name, "1")
+# POT loads every array library there is: JAX takes seconds, and starts threads that a fork does not survive.
+os.environ.setdefault("POT_BACKEND_DISABLE_JAX", "1")

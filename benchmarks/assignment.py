@@ -10,27 +10,28 @@ import numpy as np
 from lapjv import lapjv
 from scipy.optimize import linear_sum_assignment
 
-from benchmarks import common
-from solvers import AssignmentProblem, make_solver
+from benchmarks import common, timing
+from solvers import AssignmentProblem
 
 
-class Assignment:
+class Assignment(timing.Timed):
     """Exact linear assignment of square costs."""
 
-    version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
-    param_names = ("solver", "size")
+    version = "2"  # to be raised when instances or settings change: older results are then no longer comparable
+    param_names = ("solver", "size", "dtype")
     params = (
-        ["jonker_volgenant", "scipy", "lapjv", "lapx"],
+        common.grid(["jonker_volgenant"], ["scipy", "lapjv", "lapx"]),
         common.grid(["1000x10x10", "900x29x29", "1x500x500"], [], ["1x4000x4000"]),
+        common.grid(["float64"], ["float32"]),
     )
 
-    def setup(self, solver, size):
-        self.call = _warm(solver, size)
+    def setup(self, solver, size, dtype):
+        self.call = _warm(solver, size, dtype)
 
-    def time_solve(self, solver, size):
+    def time_solve(self, solver, size, dtype):
         self.call()
 
-    def track_optimality_gap(self, solver, size):
+    def track_optimality_gap(self, solver, size, dtype):
         """Of the matching's cost to SciPy's optimum."""
         cost = common.assignment_instance(size)
         return common.tracked(common.relative_gap(_value(cost, self.call()), _value(cost, _scipy(cost)())))
@@ -39,12 +40,12 @@ class Assignment:
 
 
 @cache  # asv runs setup before every sample
-def _warm(solver, size):
-    return common.warmed_up(SOLVERS[solver](common.assignment_instance(size)))
+def _warm(solver, size, dtype):
+    return common.warmed_up(SOLVERS[solver](common.assignment_instance(size).astype(dtype)))
 
 
 def _ours(cost):
-    solver = make_solver("jonker_volgenant")
+    solver = common.ours("jonker_volgenant")
     return lambda: common.solved(solver.solve(AssignmentProblem(cost))).permutation
 
 

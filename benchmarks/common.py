@@ -2,8 +2,9 @@
 
 Grids come from the environment variable ``MATCHMARK_BENCH``, never from the machine:
 
-* ``fast``, the default: one to three sizes a family, on the CPU. With ``--quick`` it ends in a minute on two cores.
-* ``regular``: the other precision, CUDA, and every peer as well. What a stored history should be measured with.
+* ``fast``, the default: every solver of ours, one to three sizes each, on the CPU, in minutes on two cores. What two
+  commits are compared with: peers do not change with a commit.
+* ``regular``: more sizes, the other precision, CUDA, and every peer as well. What a history should be measured with.
 * ``large``: larger sizes as well.
 
 asv starts a process for every combination of parameters: forked from one that has imported this package (the launch
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solvers import Solution
+from solvers import Solution, Solver, UnknownSolver, make_solver
 
 Array = NDArray[Any]
 Call = Callable[[], Any]
@@ -74,6 +75,28 @@ def transport_instance(size: str, weights: str = "random") -> tuple[Array, Array
 
 
 @cache
+def point_cloud_instance(size: str) -> tuple[Array, Array, Array, Array]:
+    """Points x (batch, n, 3) and y (batch, m, 3) in the unit cube, and random weights of them, each summing to 1."""
+    batch, n, m = map(int, size.split("x"))
+    rng = np.random.default_rng(4)
+    x, y = rng.random((batch, n, 3)), rng.random((batch, m, 3))
+    a, b = (rng.uniform(0.5, 1.5, (batch, k)) for k in (n, m))
+    return x, y, a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)
+
+
+@cache
+def dustbin_instance(size: str) -> tuple[Array, Array, Array]:
+    """Minus scores with one more row and column of zeros, (batch, n + 1, m + 1), and weights (1 … 1, m), (1 … 1, n).
+
+    Scores are ten times the cosines above; a dustbin takes what has no positive one.
+    """
+    cost = np.pad(10 * (assignment_instance(size) - 1), ((0, 0), (0, 1), (0, 1)))
+    batch, n, m = cost.shape[0], cost.shape[1] - 1, cost.shape[2] - 1
+    a, b = (np.append(np.ones(k), other) for k, other in ((n, m), (m, n)))
+    return cost, np.tile(a, (batch, 1)), np.tile(b, (batch, 1))
+
+
+@cache
 def gromov_wasserstein_instance(size: str) -> tuple[Array, Array, Array]:
     """Distance matrices Dx, Dy (batch, n, n) in [0, 1], float64, and a good matching p (batch, n), for "batch x n x n".
 
@@ -93,16 +116,23 @@ def gromov_wasserstein_instance(size: str) -> tuple[Array, Array, Array]:
 
 
 @cache
-def quadratic_assignment_instance(size: str) -> tuple[Array, Array]:
+def quadratic_assignment_instance(size: str, clouds: str = "unrelated") -> tuple[Array, Array]:
     """(A, B) of shape (batch, n, n), float64, symmetric with zero diagonals, for a size "batch x n x n".
 
-    −A and B are the standardised distances of two unrelated clouds of random unit vectors in 8 dimensions: matching
-    them is Gromov–Wasserstein without its constant.
+    −A and B are the standardised distances of two clouds of random unit vectors in 8 dimensions: matching them is
+    Gromov–Wasserstein without its constant. "unrelated" clouds have nothing in common; "views" are two noisy looks at
+    the same vectors, the second shuffled, so that what is best can partly be seen, as with blind matching.
     """
     batch, n, m = map(int, size.split("x"))
     if n != m:
         raise ValueError(f"distance matrices are matched to others of their size, and {size} is not square")
-    x = np.random.default_rng(3).standard_normal((2, batch, n, 8))
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, batch, n, 8))
+    if clouds == "views":
+        seen = x[0] + 0.7 * np.stack([x[1], rng.standard_normal(x[1].shape)])
+        x = np.stack([seen[0], np.take_along_axis(seen[1], rng.random((batch, n)).argsort(1)[..., None], 1)])
+    elif clouds != "unrelated":
+        raise ValueError(f"clouds are 'unrelated' or 'views', not {clouds!r}")
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     D = np.linalg.norm(x[..., :, None, :] - x[..., None, :, :], axis=-1)
     off = ~np.eye(n, dtype=bool)
@@ -111,7 +141,35 @@ def quadratic_assignment_instance(size: str) -> tuple[Array, Array]:
     return -D[0], D[1]
 
 
-# ------------------------------------------------------------------------------------------------ peers and devices
+# ------------------------------------------------------------------------- the commit's solvers, peers and devices
+
+
+def of_commit(module: str, *names: str) -> list[Any]:
+    """What the measured commit has of these names; skip, from ``setup``, where it has no such module or name.
+
+    The benchmarks are those of the working tree, and ``asv continuous`` runs them on an older commit too: one that
+    lacks what is measured has nothing to compare, and an import that fails would stop the whole suite.
+    """
+    try:
+        found = importlib.import_module(module)
+        return [getattr(found, name) for name in names]
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise NotImplementedError(f"this commit has no {module}") from None
+    except AttributeError:
+        raise NotImplementedError(f"this commit has not all of {', '.join(names)} in {module}") from None
+
+
+def ours(name: str, **settings: Any) -> Solver:
+    """A solver of the registry; skip, from ``setup``, where this commit lacks it or this machine cannot run it."""
+    try:
+        solver = make_solver(name, **settings)
+    except (UnknownSolver, TypeError) as error:  # no such solver, or no such setting
+        raise NotImplementedError(f"not in this commit: {error}") from None
+    if reason := type(solver).unavailable():
+        raise NotImplementedError(reason)
+    return solver
 
 
 def peer(module: str) -> ModuleType:

@@ -4,20 +4,20 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks import common, reference
+from benchmarks import common, reference, timing
 from benchmarks.contenders import Instance, conditional_transport
 
 TEMPERATURE = 0.1
 SIZES = common.grid(["256x49x49"], ["64x196x80", "375x25x25", "1x1000x1000"], ["2048x49x49", "1x4000x4000"])
 PARAMETERS = (
-    common.grid(["conditional_transport", "torch"], ["conditional_transport_loss"]),
+    common.grid(["conditional_transport"], ["torch", "conditional_transport_loss"]),
     SIZES,
     common.grid(["float32"], ["float64"]),
     common.grid(["cpu"], ["cuda"]),
 )
 
 
-class ConditionalTransport:
+class ConditionalTransport(timing.Timed):
     """Both navigators at temperature 0.1."""
 
     version = "1"  # to be raised when instances or settings change: older results are then no longer comparable
@@ -38,7 +38,7 @@ class ConditionalTransport:
     track_value_error.unit = "relative"
 
 
-class ConditionalTransportGradient:
+class ConditionalTransportGradient(timing.Timed):
     """The gradient of the losses to the cost, the losses included."""
 
     version = "1"

@@ -12,9 +12,9 @@ import sysconfig
 import venv
 from pathlib import Path
 
-try:
+if sys.modules.get("asv"):  # not in the processes that find and run benchmarks: they import every file of this folder
     from asv import environment
-except ImportError:  # discovery imports every file of this folder, also where asv itself is missing
+else:
     environment = None
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -54,10 +54,22 @@ if environment is not None:
                 self.checkout_project(repo, commit_hash)
                 self._set_installed_commit_hash(commit_hash)
             checkout = Path(self._build_root, self._repo_subdir)
+            self._keep_compiled_kernels(checkout, commit_hash)
             variables = {"base": self._path, "platbase": self._path}
             site = Path(sysconfig.get_path("purelib", scheme="venv", vars=variables))
             site.mkdir(parents=True, exist_ok=True)
             (site / "linked.pth").write_text("\n".join(map(str, [checkout, *_host_packages()])) + "\n")
+
+        def _keep_compiled_kernels(self, checkout, commit_hash):
+            """Give each commit a folder for what Numba compiles, and its files a date of its own.
+
+            Every checkout wipes the tree and dates its files anew, and Numba goes by their dates: ``asv continuous``
+            turns from one commit to the other and back, and would compile everything at each turn.
+            """
+            self._global_env_vars["NUMBA_CACHE_DIR"] = str(Path(self._path, "numba", commit_hash))
+            date = int(commit_hash[:7], 16)
+            for file in checkout.rglob("*.py"):
+                os.utime(file, (date, date))
 
         def run(self, args, **kwargs):
             return self.run_executable("python", args, **kwargs)

@@ -49,6 +49,14 @@ def _gradient(C: Array, a: Array, b: Array, reg: float) -> Array:
     return T - W + T * (x[:, None] + y)
 
 
+@cache
+def point_cloud_value(size: str, reg: float) -> Array:
+    """⟨C, T⟩ of the entropic plan between point clouds, (batch,): C stored, plain scaling, to 1e-10."""
+    clouds = zip(*common.point_cloud_instance(size), strict=True)
+    costs = [(ot.dist(x, y), a, b) for x, y, a, b in clouds]
+    return np.array([(C * ot.sinkhorn(a, b, C, reg, numItermax=5000, stopThr=1e-10)).sum() for C, a, b in costs])
+
+
 def gradient_error(gradient: Array, reference: Array) -> float:
     """‖G − G*‖₁ / ‖G*‖₁, the largest of the batch."""
     return float((np.abs(gradient - reference).sum((-2, -1)) / np.abs(reference).sum((-2, -1))).max())
@@ -57,7 +65,7 @@ def gradient_error(gradient: Array, reference: Array) -> float:
 @cache
 def conditional_transport(size: str, temperature: float) -> Array:
     """L_CT with s = −C and ρ = 1/2, (batch,): the definitions, in float64."""
-    return _conditional_transport(*common.transport_instance(size), temperature)[0]
+    return conditional_transport_of(*common.transport_instance(size), temperature)[0]
 
 
 @cache
@@ -65,10 +73,11 @@ def conditional_transport_gradient(size: str, temperature: float) -> Array:
     """The gradient of Σ L_CT to C, (batch, n, m): with L_i = Σ_j π_ij C_ij and s = −C, π (1 − (C − L)/τ) for each
     navigator, times its weight.
     """
-    return _conditional_transport(*common.transport_instance(size), temperature)[1]
+    return conditional_transport_of(*common.transport_instance(size), temperature)[1]
 
 
-def _conditional_transport(C: Array, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
+def conditional_transport_of(C: Array, a: Array, b: Array, temperature: float) -> tuple[Array, Array]:
+    """L_CT with s = −C, ρ = 1/2, (batch,), and its gradient to C, in float64."""
     losses, gradient = np.zeros(len(C)), np.zeros_like(C)
     for source, target, axis in ((a[:, :, None], b[:, None, :], 2), (b[:, None, :], a[:, :, None], 1)):
         navigator = target * np.exp(-(C - C.min(axis, keepdims=True)) / temperature)
@@ -106,16 +115,16 @@ def couplings(matching: Array) -> Array:
 
 
 @cache
-def quadratic_assignment_best(size: str) -> Array:
+def quadratic_assignment_best(size: str, clouds: str = "unrelated") -> Array:
     """The best values known, (batch,): of a search far longer, and from other starts, than any that is compared."""
-    A, B = common.quadratic_assignment_instance(size)
+    A, B = common.quadratic_assignment_instance(size, clouds)
     search = make_solver("local_search", starts=16, max_iterations=20_000, seed=12345)
     return search.solve(QuadraticAssignmentProblem(A, B)).value.numpy()
 
 
-def quadratic_assignment_gap(size: str, answer: Array) -> float:
+def quadratic_assignment_gap(size: str, answer: Array, clouds: str = "unrelated") -> float:
     """How far the values of matchings (batch, n) are above the best known, relative to their size; at least 0."""
-    A, B = common.quadratic_assignment_instance(size)
+    A, B = common.quadratic_assignment_instance(size, clouds)
     values = np.stack([(a * b[np.ix_(p, p)]).sum() for a, b, p in zip(A, B, answer, strict=True)])
-    best = quadratic_assignment_best(size)
+    best = quadratic_assignment_best(size, clouds)
     return float(max(0, ((values - best) / abs(best)).max()))

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,8 +35,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def benchmark_modules(*names: str) -> dict[str, ModuleType]:
-    """Modules of the benchmarks, imported without leaving their thread pinning to the other tests."""
+    """Modules of the benchmarks in the fast profile, imported without leaving their threads to the other tests."""
     environment, path = dict(os.environ), list(sys.path)
+    os.environ.pop("MATCHMARK_BENCH", None)
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:
         return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
@@ -44,6 +45,22 @@ def benchmark_modules(*names: str) -> dict[str, ModuleType]:
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:] = path
+
+
+@pytest.fixture(scope="session")
+def suite():
+    """The benchmarks' modules by name, those of the contenders in ``competing``, what asv finds in ``found``."""
+    discovery = pytest.importorskip("asv_runner.discovery")
+    root = Path(__file__).parents[1]
+    files = [path.stem for path in (root / "benchmarks").glob("*.py") if path.stem != "__init__"]
+    families = [path.stem for path in (root / "benchmarks" / "contenders").glob("*.py") if path.stem != "__init__"]
+    modules = benchmark_modules(*files, "contenders")
+    assert Path(modules["common"].__file__).is_relative_to(root)
+    competing = benchmark_modules(*(f"contenders.{name}" for name in families))
+    competing = {name.partition(".")[2]: module for name, module in competing.items()}
+    return SimpleNamespace(
+        **modules, competing=competing, found=list(discovery.disc_benchmarks(str(root / "benchmarks")))
+    )
 
 
 @pytest.fixture

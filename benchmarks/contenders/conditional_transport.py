@@ -12,14 +12,14 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.contenders import Call, Contender, Instance
-from solvers import TransportProblem, make_solver
+from solvers import TransportProblem
 
 Losses = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 def _by_solver(C: Tensor, a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """The solver behind the interface: a plan, checked, as well as its cost."""
-    solver = make_solver("conditional_transport", temperature=temperature)
+    solver = common.ours("conditional_transport", temperature=temperature)
     return common.solved(solver.solve(TransportProblem(C, a, b))).value
 
 

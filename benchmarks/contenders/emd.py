@@ -15,16 +15,16 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.contenders import Array, Call, Contender, Instance
-from solvers import TransportProblem, make_solver
+from solvers import TransportProblem
 
 
 def _ours(instance: Instance) -> Call:
-    solver, arrays = make_solver("emd"), instance.tensors()
+    solver, arrays = common.ours("emd"), instance.tensors()
     return lambda: common.solved(solver.solve(TransportProblem(*arrays))).plan
 
 
 def _our_gradient(instance: Instance) -> Call:
-    solver, (cost, a, b) = make_solver("emd"), instance.tensors()
+    solver, (cost, a, b) = common.ours("emd"), instance.tensors()
     C = cost.requires_grad_()
 
     def call() -> Tensor:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from benchmarks.contenders import Call, Contender, Instance
-from solvers import QuadraticAssignmentProblem, make_solver
+from solvers import QuadraticAssignmentProblem
 
 REG = 5e-3
 
 
 def _ours(instance: Instance, **settings: Any) -> Call:
-    solver, (Dx, Dy) = make_solver("gromov_wasserstein", **settings), instance.tensors()
+    solver, (Dx, Dy) = common.ours("gromov_wasserstein", **settings), instance.tensors()
 
     def call() -> Any:
         solution = solver.solve(QuadraticAssignmentProblem.from_gromov_wasserstein(Dx, Dy))

@@ -14,7 +14,7 @@ from scipy.optimize import quadratic_assignment
 
 from benchmarks import common
 from benchmarks.contenders import Array, Call, Contender, Instance
-from solvers import QuadraticAssignmentProblem, Solution, make_solver
+from solvers import QuadraticAssignmentProblem, Solution
 from solvers.highs import level_one_bound
 
 RESTARTS = 100
@@ -23,13 +23,25 @@ SECONDS = {"local_search": 0.5, "mpopt": 2.0}  # that the anytime solvers have t
 
 
 def _ours(instance: Instance, name: str, **settings: Any) -> Call:
-    solver, (A, B) = make_solver(name, **settings), instance.tensors()
+    solver, (A, B) = common.ours(name, **settings), instance.tensors()
     accepted = "ITERATION_LIMIT"  # the peers, too, return what they have at their limit of iterations
     return lambda: common.solved(solver.solve(QuadraticAssignmentProblem(A, B)), accepted).permutation
 
 
+def _our_proof(instance: Instance, name: str) -> Call:
+    solver, (A, B) = common.ours(name), instance.tensors()
+
+    def call() -> Any:
+        solution = solver.solve(QuadraticAssignmentProblem(A, B))
+        if (status := solution.status.name) != "OPTIMAL":
+            raise RuntimeError(f"{name} proved nothing and ended with {status}: {solution.message}")
+        return np.stack([solution.value, solution.lower_bound])
+
+    return call
+
+
 def _our_bound(instance: Instance, **settings: Any) -> Call:
-    solver, (A, B) = make_solver("hahn_grant", search=False, **settings), instance.tensors()
+    solver, (A, B) = common.ours("hahn_grant", search=False, **settings), instance.tensors()
     return lambda: common.solved(solver.solve(QuadraticAssignmentProblem(A, B)), "ITERATION_LIMIT").lower_bound
 
 
@@ -55,7 +67,7 @@ def _scipy_bound(instance: Instance) -> Call:
 
 def anytime(name: str, instance: Instance) -> Callable[[], Solution]:
     """A run of one problem that lasts for its ``SECONDS`` and keeps the history of its values."""
-    solver, (A, B) = make_solver(name, time_limit=SECONDS[name], max_iterations=10**9), instance.tensors()
+    solver, (A, B) = common.ours(name, time_limit=SECONDS[name], max_iterations=10**9), instance.tensors()
     return lambda: solver.solve(QuadraticAssignmentProblem(A[0], B[0]))
 
 
@@ -75,6 +87,7 @@ def seconds_to(solution: Solution, best: Array) -> float:
 SOLVERS = {
     "local_search": Contender(partial(_ours, name="local_search", max_iterations=5000), "matchmark", "tabu, iterated"),
     "mpopt": Contender(partial(_ours, name="mpopt"), "matchmark", "dual ascent and fusion moves"),
+    "local_cka": Contender(partial(_ours, name="local_cka"), "matchmark", "Frank–Wolfe of centred kernels, 500 starts"),
     "faq": Contender(partial(_ours, name="faq", starts=RESTARTS), "matchmark", f"Frank–Wolfe, {RESTARTS} starts"),
     "two_opt": Contender(partial(_ours, name="two_opt", starts=RESTARTS), "matchmark", f"descent, {RESTARTS} starts"),
     "branch_and_bound": Contender(
@@ -89,6 +102,14 @@ SOLVERS = {
         f"descent, {RESTARTS} starts",
         largest=(30, "half a minute a problem"),
     ),
+}
+PROOFS = {
+    "branch_and_bound": Contender(partial(_our_proof, name="branch_and_bound"), "matchmark", "branch and bound"),
+    "gurobi": Contender(partial(_our_proof, name="gurobi"), "gurobipy", "binary quadratic programme"),
+    "highs": Contender(
+        partial(_our_proof, name="highs"), "scipy", "level-1 RLT, binary", largest=(8, "minutes and more")
+    ),
+    "brute_force": Contender(partial(_our_proof, name="brute_force"), "matchmark", "enumeration"),
 }
 BOUNDS = {
     "hahn_grant": Contender(_our_bound, "matchmark", "smoothed"),

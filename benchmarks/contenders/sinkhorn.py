@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.contenders import Call, Contender, Instance, one_problem
-from solvers import TransportProblem, make_solver
+from solvers import TransportProblem
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-6}
 NEVER = 1e-300  # a tolerance met only by an error of exactly zero, where an iteration changes nothing more
@@ -36,13 +36,13 @@ Plan = Callable[..., Tensor]
 
 def _ours(instance: Instance, reg: float, iterations: int, tolerance: float | None = None) -> Call:
     cost, a, b = instance.tensors()
-    solver = make_solver("sinkhorn", reg=reg, tolerance=tolerance or NEVER, max_iterations=iterations)
+    solver = common.ours("sinkhorn", reg=reg, tolerance=tolerance or NEVER, max_iterations=iterations)
     return lambda: _solution(solver, cost, a, b, tolerance).plan
 
 
 def _our_gradient(instance: Instance, reg: float, iterations: int) -> Call:
     cost, a, b = instance.tensors()
-    solver = make_solver("sinkhorn", reg=reg, tolerance=NEVER, max_iterations=iterations)
+    solver = common.ours("sinkhorn", reg=reg, tolerance=NEVER, max_iterations=iterations)
     C = cost.requires_grad_()
     return lambda: torch.autograd.grad(_solution(solver, C, a, b, None).value.sum(), C)[0]
 
