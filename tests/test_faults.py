@@ -430,6 +430,8 @@ def test_runs_of_one_second_have_ids_of_their_own(tmp_path, monkeypatch):
 def test_nothing_is_timed_by_a_clock_that_may_be_set(folder):
     found = set()
     for path in (ROOT / folder).rglob("*.py"):
+        if "time" not in path.read_text():
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns"):
                 found.add(f"{path}: {node.lineno}")
