@@ -75,6 +75,7 @@ class Paper(_Strict):
         needs: what its own data sets take, besides an embedded run.
         options: of ``matchmark reproduce``, with which they run.
         not_run: rows that no command here runs: reason → names.
+        titles: of tables that the paper has not: name → title.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Paper(_Strict):
     needs: str
     options: str = "--data DIR"
     not_run: dict[str, list[str]] = {}
+    titles: dict[str, str] = {}
     table: list[_Table]
 
     @property
@@ -110,6 +112,11 @@ class Paper(_Strict):
         """Why no number of ours stands beside this one."""
         needed = f"needs {self.needs}: matchmark reproduce {self.name} {self.options}"
         return next((reason for reason, rows in self.not_run.items() if claim.row in rows), needed)
+
+    def title_of(self, table: str) -> str:
+        """What stands above that table, measured or published."""
+        published = {t.id: t.title for t in self.table}
+        return self.titles.get(table) or published.get(table) or table.replace("_", " ").capitalize()
 
     def claim(self, table: str, row: str, column: str) -> Claim:
         """The claim of that cell; KeyError when the paper makes none."""

