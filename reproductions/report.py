@@ -89,11 +89,17 @@ def read_tables(results: Path) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def measured_text(row: pd.Series) -> str:
-    """``65.91 ± 0.82``, or a dash where nothing was measured."""
+    """``65.91 ± 0.82``, the number alone where it is a single one, or a dash where nothing was measured."""
     if pd.isna(row["measured"]):
         return "–"
     form = METRICS[row["metric"]].form
-    return f"{row['measured']:{form}} ± {(row['ci_high'] - row['ci_low']) / 2:{form}}"
+    interval = "" if is_single(row) else f" ± {(row['ci_high'] - row['ci_low']) / 2:{form}}"
+    return f"{row['measured']:{form}}{interval}"
+
+
+def is_single(row: pd.Series) -> bool:
+    """Whether the number is one sample, of which no interval is known."""
+    return not pd.isna(row["n"]) and bool(row["n"] == 1)
 
 
 def published_text(row: pd.Series) -> str:

@@ -10,7 +10,7 @@ import pytest
 from reproductions.claims import load_paper
 from reproductions.gate.tables import compared, paper_table
 from reproductions.metrics import METRICS
-from reproductions.report import COLUMNS, markdown, published_text
+from reproductions.report import COLUMNS, markdown, measured_text, published_text
 from reproductions.statistics import Estimate, verdict
 
 TABLES = {
@@ -78,6 +78,8 @@ def test_costs_keep_their_digits_and_need_no_unit():
         "published_ci": None,
     }
     assert published_text(pd.Series(row)) == "0.54600"
+    assert measured_text(pd.Series(row | {"n": 1})) == "0.50000"  # of one sample no interval is known
+    assert measured_text(pd.Series(row | {"n": 2})) == "0.50000 ± 0.00000"
     table = pd.DataFrame([row])
     assert "\ncost / N²; tier" in markdown(load_paper("blind_match"), "costs", table, [claim])
     texts = [table.assign(measured=x, n=20, tolerance=None, seconds=1.0).to_csv(index=False) for x in (0.52, 0.5)]

@@ -13,7 +13,7 @@ import pandas as pd
 from reproductions import PAPERS
 from reproductions.claims import Paper, load_paper
 from reproductions.metrics import METRICS
-from reproductions.report import measured_text, published_text
+from reproductions.report import is_single, measured_text, published_text
 
 VERDICTS = ("agrees", "differs", "inconclusive", "not comparable", "not run")
 SHOWN = ("commit", "dirty", "started", "device", "seed", "threads", "hardware", "versions")
@@ -81,7 +81,7 @@ def _cell(row: Any, claim: str, strings: Strings) -> list[Any]:
     known = row["metric"] in METRICS  # a table may be of a later version, or of somebody else's
     measured = measured_text(row) if known else _plain(row["measured"])
     published = published_text(row) if known else _plain(row["published"])
-    interval = "" if pd.isna(row["ci_low"]) else f"{row['ci_low']:g} … {row['ci_high']:g}"
+    interval = "" if pd.isna(row["ci_low"]) or is_single(row) else f"{row['ci_low']:g} … {row['ci_high']:g}"
     metric = METRICS[row["metric"]].phrase if known else row["metric"]
     texts = (row["verdict"], row["reason"], metric, row["solver"], row["settings"], interval)
     return [
