@@ -235,7 +235,7 @@ def test_reproduce_report_and_check(fake, run, tmp_path, monkeypatch):  # noqa: 
     assert code == 1
     assert out.splitlines() == [
         "fake / counts",
-        "  FAIL row 1, column: 11.5 → 10.5, worse by 1 percent (tolerance 0.5)",
+        "  FAIL row 1, column: 11.5 → 10.5, worse by 1 points (tolerance 0.5)",
         "FAIL: 1 failed, 1 worse, 2 unchanged",
     ]
     first, *_ = json.loads((tmp_path / "worse.json").read_text())["findings"]

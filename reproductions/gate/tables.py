@@ -63,7 +63,8 @@ def _changed(group: str, before: float, old: Record, new: Record) -> Finding:
     n = number(old["n"]) or 0.0
     if metric.counted and after is not None and n >= PROBLEMS and math.isclose(before - after, 100 / n, abs_tol=1e-4):
         slack = max(slack, 100 / n)
-    return change(group, title(old), before, after, slack, metric.direction == "higher", metric.unit)
+    unit = "points" if metric.unit == "percent" else metric.unit  # of a difference
+    return change(group, title(old), before, after, slack, metric.direction == "higher", unit)
 
 
 def tolerance(row: Record) -> float:
